@@ -117,6 +117,8 @@ MEANINGS = {
     " ([lost settings](../operations.md#settings-that-were-lost)).",
     "standing_by": "The worker is subscribed; another worker folds, or none can yet.",
     "dagster_storage_opened": "Where this process has Dagster's storage.",
+    "streams_changed": "`viewer-pipeline streams apply` has changed the number of streams"
+    " ([streams](../how-to/streams.md)).",
     "subscriber_failed": "The subscriber raised an unexpected error; the worker ends, with exit status 1.",
     "subscriber_stopped_without_reply": "Redis did not reply during a stop; `views` may be lost.",
     "superseded_repeatedly": "Other runs kept committing first; the next run flushes the rest.",

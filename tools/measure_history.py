@@ -26,7 +26,7 @@ from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 
 DAY, ZONE = date(2026, 3, 1), ZoneInfo("UTC")
-FOREVER = Marker(10**12, 1, 1)
+FOREVER = [Marker(10**9, 1, 1)]
 # A day of flushes of 100 batches of 100 counters, as with the defaults; a million VODs that differ in popularity.
 FLUSHES = """
     INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, counters, views, batches, format)

@@ -1,7 +1,7 @@
 """Layout: which keys are in one place of Redis, and so can change together. Pure; nothing else knows this mapping.
 
-A *shard* is the counters that one script may touch, with the marker that records how far they were lowered: all of a
-single Redis, one hash slot of a cluster. A *stream* is a numbering of flushes. There is one, with all shards.
+A *shard* is the counters that one script may touch, with the marker that records how far they were lowered: those of a
+stream on a single Redis, one hash slot of a cluster. A shard belongs to one stream (streams.py).
 """
 
 from __future__ import annotations
@@ -13,27 +13,64 @@ from typing import NamedTuple, Self
 
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.redis_url import is_cluster_url
+from viewer_pipeline.streams import SLOTS, WHOLE, Stream, part_of_slot
 
 SINGLE_SHARD = 0  # of a single Redis; those of a cluster are 1 .. 16384: slot + 1
-SLOTS = 16384
 SHARDS = range(1, SLOTS + 1)
 HOME_TAG = "{viewer}"  # hash tag of the keys that belong to no shard: one slot has them all
 
 
 class Layout(NamedTuple):
-    """The places of one pipeline's keys."""
+    """The places of the keys of one stream of a pipeline."""
 
     names: RedisNames
     cluster: bool
+    stream: Stream = WHOLE
 
     @classmethod
-    def of(cls, redis_url: str, prefix: str) -> Self:
+    def of(cls, redis_url: str, prefix: str, stream: Stream = WHOLE) -> Self:
         """Return the layout in the Redis of this URL, for a counter prefix."""
-        names, cluster = RedisNames.of(prefix), is_cluster_url(redis_url)
-        return cls(names.with_tag(HOME_TAG) if cluster else names, cluster)
+        names, cluster = RedisNames.of(prefix, stream), is_cluster_url(redis_url)
+        return cls(names.with_tag(HOME_TAG) if cluster else names, cluster, stream)
+
+    @property
+    def shards(self) -> range:
+        """The shards of the stream in a cluster."""
+        slots = self.stream.slots
+        return range(slots.start + 1, slots.stop + 1)
+
+    @property
+    def sweep_field(self) -> str:
+        """The field of the subscriber's hash with the request for a sweep of the stream."""
+        return self._field("sweep")
+
+    @property
+    def sweep_position_field(self) -> str:
+        """The field of the subscriber's hash that tells how far a sweep of the stream has come."""
+        return self._field("sweep_position")
+
+    def _field(self, name: str) -> str:
+        return f"{name}@{self.stream.name}" if self.stream.parts > 1 else name
+
+    def owned(self, ids: Sequence[bytes]) -> Sequence[bytes]:
+        """Return those of these raw ids whose counters belong to the stream."""
+        parts = self.stream.parts
+        return (
+            ids
+            if parts == 1
+            else [raw for raw, part in zip(ids, self.parts_of(ids, parts), strict=True) if part == self.stream.part]
+        )
+
+    def parts_of(self, ids: Sequence[bytes], parts: int) -> list[int]:
+        """Return which of so many parts of all VODs each of these raw ids is in. Takes 0.2 µs each."""
+        prefix = self.names.prefix.encode()
+        if b"{" in prefix or any(b"{" in raw for raw in ids):
+            return [part_of_slot(key_slot(prefix + raw), parts) for raw in ids]
+        before = crc_hqx(prefix, 0)
+        return [crc_hqx(raw, before) % SLOTS * parts // SLOTS for raw in ids]
 
     def shard_of(self, counter: bytes) -> int:
-        """Return the shard of a counter, by its whole key: an id may hold a hash tag."""
+        """Return the shard of a counter of the stream, by its whole key: an id may hold a hash tag."""
         return key_slot(counter) + 1 if self.cluster else SINGLE_SHARD
 
     def shards_of_ids(self, vod_ids: Sequence[str]) -> list[int]:

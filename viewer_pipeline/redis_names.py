@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, Self
 
+from viewer_pipeline.streams import WHOLE, Stream
+
 DEFAULT_PREFIX = "vod:views:"
 REGISTRY_KEY = "viewer:pipelines"  # hash: counter prefix -> its ledger and database
 MARKER, CHANGED, SUBSCRIBER, CUTS = "viewer:settled", "viewer:changed", "viewer:subscriber", "viewer:cuts:"
@@ -20,7 +22,10 @@ OLD_MARKER, OLD_SUBSCRIBER, OLD_CHANGED = MARKER, SUBSCRIBER, CHANGED
 
 
 class RedisNames(NamedTuple):
-    """The keys of one pipeline. `cuts`: the prefix of its channel for cuts. `tag`: ends all keys in a cluster."""
+    """The keys of one stream of a pipeline. `cuts`: prefix of the channel for cuts. `tag`: ends all keys in a cluster.
+
+    Streams share all but the marker, which is named after the stream, and the changed set, after the part of the VODs.
+    """
 
     prefix: str
     marker: str
@@ -30,12 +35,14 @@ class RedisNames(NamedTuple):
     tag: str = ""
 
     @classmethod
-    def of(cls, prefix: str) -> Self:
+    def of(cls, prefix: str, stream: Stream = WHOLE) -> Self:
         """Return the names for a counter prefix. Different prefixes have different names."""
+        marker = f"{MARKER}@{stream.id}" if stream.id else MARKER
+        changed = f"{CHANGED}@{stream.name}" if stream.parts > 1 else CHANGED
         if prefix == DEFAULT_PREFIX:
-            return cls(prefix, MARKER, CHANGED, SUBSCRIBER, CUTS)
+            return cls(prefix, marker, changed, SUBSCRIBER, CUTS)
         ending = escape_braces(prefix)
-        return cls(prefix, f"{MARKER}:{ending}", f"{CHANGED}:{ending}", f"{SUBSCRIBER}:{ending}", f"{CUTS}{ending}:")
+        return cls(prefix, f"{marker}:{ending}", f"{changed}:{ending}", f"{SUBSCRIBER}:{ending}", f"{CUTS}{ending}:")
 
     def with_tag(self, tag: str) -> Self:
         """Return the same names with this hash tag, such as `{viewer}`: a cluster keeps them in one slot."""

@@ -37,6 +37,7 @@ from viewer_pipeline.setting_types import (
     TableName,
     TimeZone,
 )
+from viewer_pipeline.streams import MAX_PARTS
 from viewer_pipeline.unknown_setting_names import UnknownVariable, find_unknown_variables
 
 COMPLETE_VARIABLE = "VIEWER_SETTINGS_COMPLETE"  # marks an environment that contains all settings; not one of them
@@ -129,6 +130,13 @@ class Settings(BaseSettings):
     )
     batch_size: int = Field(
         100, ge=1, le=5000, description="counters in a batch: bounds how long one script blocks Redis"
+    )
+    flush_streams: int = Field(
+        1,
+        ge=1,
+        le=MAX_PARTS,
+        description="parts into which the VODs are cut, each flushed by itself, side by side;"
+        " after a change, run `viewer-pipeline streams apply`",
     )
     batch_interval_ms: int = Field(
         30_000, ge=1, le=86_400_000, description="shortest time between two flushes by the sensor (at least 5 s)"

@@ -89,12 +89,12 @@ def require_responding_servers(settings: Settings) -> None:
     Raises RedisUnavailable, PostgresUnavailable, SchemaMissing.
     """
     from viewer_pipeline.flush.ledger import Ledger
-    from viewer_pipeline.flush.ledger_reads import last_flush
     from viewer_pipeline.flush.open_store import open_store
     from viewer_pipeline.stores.redis import START_SECONDS, connect
 
     settings.require_database_url()  # reported first
     with connect(settings.require_redis_url(), seconds=START_SECONDS, retries=1) as client:
         open_store(client, settings).changed_set_size_and_oldest()
-    with Ledger.of(settings).connect(any_server=True) as connection:
-        last_flush(connection)
+    ledger = Ledger.of(settings)
+    with ledger.connect(any_server=True) as connection:
+        ledger.last_flush(connection)

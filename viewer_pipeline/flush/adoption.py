@@ -12,7 +12,7 @@ from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused
 from viewer_pipeline.flush.cluster_store import as_cluster
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
-from viewer_pipeline.flush.ledger_reads import last_flush, read_commit_state
+from viewer_pipeline.flush.ledger_reads import read_commit_state
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import is_same_ledger, require_undiverged_history
@@ -54,7 +54,7 @@ def adopt_pipeline(stores: Stores, mode: AdoptionMode = "continue") -> Adoption:
     """
     redis, prefix = stores.redis, stores.redis.prefix_text
     with stores.ledger.connect() as connection:
-        identity, last = stores.ledger.identity(connection), last_flush(connection)
+        identity, last = stores.ledger.identity(connection), stores.ledger.last_flush(connection)
         marker = redis.marker()
         entries = {pipeline.prefix: pipeline.ledger for pipeline in redis.known_pipelines()}
         recorded = [ledger for ledger in (entries.get(prefix), redis.lease_ledger()) if ledger is not None]

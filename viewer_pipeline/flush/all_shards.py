@@ -15,7 +15,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.shard_drain import Drain, begin_drain
-from viewer_pipeline.layout import SHARDS
+from viewer_pipeline.text_formatting import pluralize
 
 
 class AllSettled(NamedTuple):
@@ -48,7 +48,7 @@ def settle_all_shards(redis: RedisStore, ledger: Ledger, connection: psycopg.Con
     """
     with as_cluster(redis).on_one_connection() as nodes:
         drain, _ = begin_drain(nodes, ledger, connection, FlushRequest(run_id))
-        drain.read(dict.fromkeys(SHARDS, ()))
+        drain.read(dict.fromkeys(nodes.layout.shards, ()))
         record_incidents(connection, drain.run_notes(), run_id)
         obstacle = _advance(drain)
         broken = nodes.wait_until_shards_durable(drain.readings)
@@ -74,4 +74,4 @@ def _advance(drain: Drain) -> str:
 def _obstacle(shards: dict[int, str]) -> str:
     if not shards:
         return ""
-    return f"{len(shards)} of {len(SHARDS)} shards of the cluster cannot be settled now: {next(iter(shards.values()))}"
+    return f"{pluralize(len(shards), 'shard')} of the cluster cannot be settled now: {next(iter(shards.values()))}"

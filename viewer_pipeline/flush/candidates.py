@@ -36,14 +36,9 @@ class Candidates:
         self.progress = Progress(0)
 
     def __iter__(self) -> Iterator[Sequence[bytes]]:
-        """Yield the pages. Can be iterated once."""
-        match self._request.mode:
-            case "ids":
-                yield from self._explicit()
-            case "changed":
-                yield from self._announced()
-            case "sweep":
-                yield from self._scanned()
+        """Yield the pages, without the VODs of other streams. Can be iterated once."""
+        pages = {"ids": self._explicit, "changed": self._announced, "sweep": self._scanned}[self._request.mode]()
+        return map(self._redis.layout.owned, pages)
 
     def _explicit(self) -> Iterator[Sequence[bytes]]:
         """All of them: the run config holds them as well."""
@@ -65,6 +60,7 @@ class Candidates:
         with self._redis.on_one_connection(only_names=True) as scanner:
             stored, begin, restarted = self._position(scanner)
             limit = self._request.run_max_counters if begin.server else sys.maxsize  # a position cannot be stored
+            limit *= self._redis.layout.stream.parts  # as so many belong to other streams
             read, cursor = 0, begin.cursor
             for cursor, page in scanner.scan_ahead(begin.cursor, limit):  # noqa: B007 - used after the last page
                 read += len(page)
@@ -75,7 +71,8 @@ class Candidates:
 
     def _position(self, scanner: RedisStore) -> tuple[bytes, SweepPosition, str]:
         """Return the position as it is stored, where this run begins, and why it does not continue there if so."""
-        request, stored = (value or b"" for value in scanner.subscriber_fields(["sweep", "sweep_position"]))
+        fields = [scanner.layout.sweep_field, scanner.layout.sweep_position_field]
+        request, stored = (value or b"" for value in scanner.subscriber_fields(fields))
         server, epoch, ledger = scanner.server_run_id(), self._marker.epoch, self._marker.ledger
         hold, now_ms = self._marker.hold, int(scanner.now().timestamp() * 1000)
         if server != self._server:  # the connections lead to two servers: not all counters may be among these keys

@@ -16,12 +16,13 @@ from redis.exceptions import MovedError
 from viewer_pipeline.flush.counter_reader import READ_COUNT, SCAN_COUNT, CounterPage
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.sweep_position import CURSOR_BITS
-from viewer_pipeline.layout import SHARDS, slot_of_shard
+from viewer_pipeline.layout import slot_of_shard
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.cluster_map import Address, NoOwner, OwnSlots, cluster_map_of
 from viewer_pipeline.stores.cluster_nodes import LOST, ClusterNodes, Command, Reply
 from viewer_pipeline.stores.non_reconnecting_redis import non_reconnecting_client
 from viewer_pipeline.stores.redis import Script, as_text, redis_errors
+from viewer_pipeline.streams import Stream
 
 REMOVE_ANNOUNCED = Script.load("flush/remove_announced")
 FOREVER = 2**53  # ms
@@ -35,6 +36,12 @@ class ClusterCounters(RedisStore):
         super().__init__(*arguments, **options)
         self._nodes: ClusterNodes | None = None
         self.unscanned = dict[Address, str]()  # nodes that did not answer to SCAN, with the reason; shared by copies
+
+    def of_stream(self, stream: Stream) -> Self:
+        """Return the same cluster, for the flushes of one stream, over connections of its own."""
+        store = super().of_stream(stream)
+        store._nodes, store.unscanned = None, {}  # noqa: SLF001 - a copy of this store
+        return store
 
     @property
     def nodes(self) -> ClusterNodes:
@@ -205,7 +212,7 @@ class ClusterCounters(RedisStore):
         owners = self.nodes.map.owners()
         return {
             shard: self.unscanned[owner]
-            for shard in SHARDS
+            for shard in self.layout.shards
             if (owner := owners[slot_of_shard(shard)]) is not None and owner in self.unscanned
         }
 

@@ -22,7 +22,7 @@ from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import RedisStore, hold_after
 from viewer_pipeline.flush.sweep_position import SweepPart
-from viewer_pipeline.layout import SHARDS, slot_of_shard
+from viewer_pipeline.layout import slot_of_shard
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.cluster_map import Address
@@ -101,8 +101,10 @@ class ClusterStore(ClusterCounters):
         self._groups = ScriptGroups()  # shared by copies
 
     def delete_shard_markers(self) -> None:
-        """Delete the markers of all shards. Raises RedisUnavailable if one is out of reach; repeat it then."""
-        commands = [Command(slot_of_shard(shard), ("DEL", self.layout.marker_key(shard))) for shard in SHARDS]
+        """Delete the markers of the stream. Raises RedisUnavailable if a node is out of reach; repeat it then."""
+        commands = [
+            Command(slot_of_shard(shard), ("DEL", self.layout.marker_key(shard))) for shard in self.layout.shards
+        ]
         with redis_errors(self.url):
             require_values(self.nodes.run_following(commands))
 
@@ -194,9 +196,9 @@ class ClusterStore(ClusterCounters):
                 )
         return failing
 
-    def shard_markers(self, shards: Iterable[int] = SHARDS) -> dict[int, Marker | None]:
-        """Return the markers of these shards; None where there is none. Raises RedisUnavailable."""
-        replies = self._query_markers(shards)
+    def shard_markers(self, shards: Iterable[int] | None = None) -> dict[int, Marker | None]:
+        """Return the markers of these shards, or of all; None where there is none. Raises RedisUnavailable."""
+        replies = self._query_markers(self.layout.shards if shards is None else shards)
         with redis_errors(self.url):
             require_values(list(replies.values()))
         return {shard: parse_marker(fields) for shard, fields in replies.items()}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import redis
 
@@ -16,6 +17,7 @@ from viewer_pipeline.stores.cancellation_between_statements import raise_if_canc
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import as_text, redis_errors
 from viewer_pipeline.stores.sent_commands import SentCommands
+from viewer_pipeline.streams import Stream
 
 SCAN_COUNT = 500  # keys per SCAN call: holds Redis for about 0.4 ms, beside 10,000,000 keys
 READ_COUNT = 1000  # counters per MGET: about 0.2 ms
@@ -42,7 +44,7 @@ class Pipeline(NamedTuple):
 
 
 class CounterReader:
-    """The counters and the changed set of one pipeline."""
+    """The counters and the changed set of one stream of a pipeline."""
 
     def __init__(self, client: redis.Redis, url: str, prefix: str) -> None:
         self._client = client
@@ -52,6 +54,13 @@ class CounterReader:
         self.prefix_text = prefix
         self.prefix = prefix.encode()
         self._pattern = counter_pattern(prefix)
+
+    def of_stream(self, stream: Stream) -> Self:
+        """Return the same Redis, for the flushes of one stream."""
+        store = copy(self)
+        store.layout = Layout.of(self.url, self.prefix_text, stream)
+        store.names = store.layout.names
+        return store
 
     def changed_ids_oldest_first(self, limit: int = sys.maxsize) -> Iterator[list[bytes]]:
         """Yield `limit` raw ids of the changed set, oldest announcement first. A hint: it may miss and repeat ids."""
@@ -196,11 +205,11 @@ class CounterReader:
 
     def sweep_request(self) -> bytes | None:
         """Return the pending request for a sweep: the time (ns), a blank, the reason. None if there is none."""
-        return self.subscriber_fields(["sweep"])[0]
+        return self.subscriber_fields([self.layout.sweep_field])[0]
 
     def sweep_position(self) -> bytes:
         """Return where a sweep continues, as it is stored; empty if none is under way."""
-        return self.subscriber_fields(["sweep_position"])[0] or b""
+        return self.subscriber_fields([self.layout.sweep_position_field])[0] or b""
 
     def server_run_id(self) -> str:
         """Return the id of this process of Redis: another one after a restart. Empty if it may not be read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 import psycopg
 
@@ -12,7 +13,6 @@ from viewer_pipeline.flush.candidates import Candidates
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import require_undiverged_history
@@ -37,6 +37,7 @@ def drain(stores: Stores, request: FlushRequest) -> Snapshot:
     (rules R3, R6). Redis has accepted a write before anything can be committed (R11), and has made durable what was
     read, if that is configured (R7). All of it on one connection.
     """
+    request = replace(request, stream=stores.ledger.stream)
     if stores.redis.layout.cluster:
         return drain_shards(stores, request)
     for tries in range(1, DRAIN_TRIES + 1):
@@ -82,17 +83,17 @@ def ensure_marker(
 ) -> tuple[LastFlush, Marker, RunNotes]:
     """Return the newest flush, and the marker with the same timeline; it is created if there is none."""
     identity = ledger.identity(connection)
-    last, emptied, seen_timeline = last_flush(connection), False, None
+    last, emptied, seen_timeline = ledger.last_flush(connection), False, None
     while True:
         made, marker = redis.begin(run_id, last, identity, seen_timeline)
         require_undiverged_history(connection, marker, identity.place, last)
         emptied |= made and last.seq > 0
         if marker.timeline != last.timeline:  # PostgreSQL may have lost flushes: what was read may be older than that
-            seen_timeline, last = marker.timeline, last_flush(connection)
+            seen_timeline, last = marker.timeline, ledger.last_flush(connection)
             continue
         if marker.seq <= last.seq:
             return last, marker, RunNotes(redis_emptied=emptied)
-        newest = last_flush(connection)
+        newest = ledger.last_flush(connection)
         if newest.seq <= last.seq:
             notes = RunNotes(redis_emptied=emptied, postgres_rolled_back=True)
             return last, marker._replace(missing_flushes=(last.seq, marker.seq)), notes

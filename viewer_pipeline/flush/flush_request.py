@@ -7,6 +7,7 @@ from typing import Literal
 
 from viewer_pipeline.setting_types import RedisWithoutMarker
 from viewer_pipeline.settings import RUN_COUNTERS
+from viewer_pipeline.streams import WHOLE, Stream
 
 Mode = Literal["changed", "sweep", "ids"]
 
@@ -24,3 +25,4 @@ class FlushRequest:
     announced_before: float | None = None
     parked_retention_days: int | None = None
     redis_without_marker: RedisWithoutMarker = "hold"
+    stream: Stream = WHOLE  # whose VODs it reads; `drain` sets it

@@ -15,8 +15,8 @@ import psycopg
 from viewer_pipeline.errors import PostgresRefusesWrites, TransientError
 from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity, read_identity
-from viewer_pipeline.flush.ledger_reads import read_commit_state
-from viewer_pipeline.flush.ledger_row_types import HOLD, Flush, Upsert
+from viewer_pipeline.flush.ledger_reads import last_flush, read_commit_state
+from viewer_pipeline.flush.ledger_row_types import HOLD, Flush, LastFlush, Upsert
 from viewer_pipeline.flush.standby_wait import StandbyWait
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
@@ -30,6 +30,7 @@ from viewer_pipeline.stores.postgres import (
     read_only_reason,
 )
 from viewer_pipeline.stores.postgres_errors import first_line, postgres_errors
+from viewer_pipeline.streams import WHOLE, Stream
 from viewer_pipeline.target.add_or_park import FetchTotals, add_to_target, is_row_error, upsert_bisecting
 from viewer_pipeline.target.table import Target, TargetNames, find_target
 
@@ -46,6 +47,7 @@ class Ledger:
         standby_wait: StandbyWait = StandbyWait(),  # noqa: B008 - frozen
     ) -> None:
         self.url = url
+        self.stream = WHOLE  # in which it commits
         self.target_names = target
         self.standby_wait = standby_wait
         self._parsed_url = PostgresUrl.of(url)
@@ -61,6 +63,16 @@ class Ledger:
     def place(self) -> str:
         """Host, port and name of the database, for people."""
         return self._parsed_url.place
+
+    def of_stream(self, stream: Stream) -> Self:
+        """Return the same ledger, which commits in this stream."""
+        ledger = copy(self)
+        ledger.stream = stream
+        return ledger
+
+    def last_flush(self, connection: psycopg.Connection) -> LastFlush:
+        """Return the newest flush of the stream."""
+        return last_flush(connection, self.stream)
 
     @contextmanager
     def keeping_connections(self) -> Iterator[Self]:

@@ -18,6 +18,7 @@ from viewer_pipeline.flush.ledger_row_types import (
     StoredViewsSummary,
 )
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
+from viewer_pipeline.streams import Stream
 
 SQL = named_queries(__name__)
 
@@ -37,10 +38,10 @@ def read_commit_state(connection: psycopg.Connection, flush_id: str) -> CommitSt
     return CommitState(*fetch_one(connection, SQL["read_commit_state"], flush_id=flush_id or None))
 
 
-def last_flush(connection: psycopg.Connection) -> LastFlush:
-    """Return the newest flush."""
-    seq, batches, flush_id, timeline = fetch_one(connection, SQL["last_flush"])
-    return LastFlush(seq or 0, batches or 0, flush_id, timeline)
+def last_flush(connection: psycopg.Connection, stream: Stream) -> LastFlush:
+    """Return the newest flush of a stream."""
+    seq, batches, flush_id, timeline = fetch_one(connection, SQL["last_flush"], first=stream.first, last=stream.last)
+    return LastFlush(stream.first if seq is None else seq, batches or 0, flush_id, timeline)
 
 
 def read_batches_after(
@@ -83,13 +84,13 @@ def read_batches_of_shards_after(
     return batches, timeline
 
 
-def pruned_through(connection: psycopg.Connection) -> int:
-    """Return the last flush that retention has deleted; 0 if it has deleted none."""
-    return int(fetch_one(connection, SQL["pruned_through"])[0])
+def pruned_through(connection: psycopg.Connection, stream: Stream) -> int:
+    """Return the last flush of a stream that retention has deleted; 0 if it has deleted none."""
+    return int(fetch_one(connection, SQL["pruned_through"], stream=stream.id)[0])
 
 
 def flushes_of_run(connection: psycopg.Connection, run_id: str, base: int) -> list[FlushRow]:
-    """Return the flushes above `base` that a run has committed, in order."""
+    """Return the flushes above `base` that a run has committed in its stream, in order."""
     rows = connection.execute(SQL["flushes_of_run"], {"run_id": run_id, "base": base})
     return [FlushRow(*row) for row in rows]
 
@@ -119,7 +120,7 @@ def counters_of_flushes(connection: psycopg.Connection, seqs: list[int]) -> tupl
 
 
 def recent_flushes(connection: psycopg.Connection, limit: int) -> list[RecentFlush]:
-    """Return the last flushes, newest first."""
+    """Return the last flushes of all streams, newest first."""
     return [RecentFlush(*row) for row in connection.execute(SQL["recent_flushes"], {"limit": limit})]
 
 

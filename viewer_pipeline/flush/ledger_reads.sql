@@ -7,10 +7,12 @@ SELECT
     current_setting('transaction_read_only') = 'on'
 
 -- name: last_flush
--- The newest flush of the ledger, NULL in a new database, and the timeline that it was read in (rule R17).
+-- The newest flush of a stream, NULL if it has none, and the timeline that it was read in (rule R17).
 SELECT f.seq, f.batches, f.flush_id, t.timeline
 FROM viewer.timeline() AS t (timeline)
-LEFT JOIN (SELECT seq, batches, flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1) AS f ON TRUE
+LEFT JOIN (
+    SELECT seq, batches, flush_id FROM viewer.flush WHERE seq BETWEEN %(first)s AND %(last)s ORDER BY seq DESC LIMIT 1
+) AS f ON TRUE
 
 -- name: read_batches_after
 -- Batches after the marker up to a flush, in settling order. Those of `reconcile` never were in Redis, and held views are
@@ -21,7 +23,9 @@ SELECT
     CASE WHEN starts_with(f.mode, 'reconcile') OR f.mode = 'count_held' THEN '{}' ELSE b.vod_ids END,
     CASE WHEN starts_with(f.mode, 'reconcile') OR f.mode = 'count_held' THEN '{}' ELSE b.deltas END,
     f.epoch, f.flush_id::text,
-    (SELECT viewer.timeline()), (SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes) > %(seq)s
+    (SELECT viewer.timeline()), (
+        SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes WHERE stream = viewer.stream_of(%(seq)s)
+    ) > %(seq)s
 FROM viewer.flush_batch AS b JOIN viewer.flush AS f USING (seq)
 WHERE (b.seq, b.batch) > (%(seq)s, %(batch)s) AND b.seq <= %(through)s
 ORDER BY b.seq, b.batch
@@ -32,7 +36,9 @@ LIMIT %(limit)s
 -- repair or of counted held views: these were never in its counters, or subtracted before.
 SELECT
     b.seq, b.batch, f.batches, f.taken_at, b.vod_ids, b.deltas, b.epoch, f.flush_id::text, b.shard,
-    (SELECT viewer.timeline()), (SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes) > m.seq
+    (SELECT viewer.timeline()), (
+        SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes WHERE stream = viewer.stream_of(m.seq)
+    ) > m.seq
 FROM unnest(%(shards)s::smallint[], %(seqs)s::bigint[], %(batches)s::integer[]) AS m (shard, seq, batch)
 CROSS JOIN LATERAL (
     SELECT seq, batch, vod_ids, deltas, epoch, shard
@@ -46,13 +52,13 @@ ORDER BY b.shard, b.seq, b.batch
 LIMIT %(limit)s
 
 -- name: pruned_through
--- The last flush that retention has deleted; 0 if it has deleted none.
-SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes
+-- The last flush of a stream that retention has deleted; 0 if it has deleted none.
+SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes WHERE stream = %(stream)s
 
 -- name: flushes_of_run
--- The flushes of a run above a flush, in order; without the adjustments of `reconcile` by the same run.
+-- The flushes of a run above a flush, in its stream, in order; without the adjustments of `reconcile` by the same run.
 SELECT seq, counters, views, batches, mode FROM viewer.flush
-WHERE seq > %(base)s AND run_id = %(run_id)s AND NOT starts_with(mode, 'reconcile')
+WHERE seq > %(base)s AND seq <= viewer.stream_end(%(base)s) AND run_id = %(run_id)s AND NOT starts_with(mode, 'reconcile')
 ORDER BY seq
 
 -- name: sum_batches
@@ -100,13 +106,20 @@ FROM viewer.flush_batch AS b CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id
 WHERE b.seq = ANY(%(seqs)s)
 
 -- name: recent_flushes
--- The last flushes, newest first.
-SELECT seq, mode, taken_at, committed_at, counters, views, batches, run_id
-FROM viewer.flush ORDER BY seq DESC LIMIT %(limit)s
+-- The last flushes of all streams, newest first.
+SELECT f.seq, f.mode, f.taken_at, f.committed_at, f.counters, f.views, f.batches, f.run_id
+FROM viewer.stream AS s
+CROSS JOIN LATERAL (
+    SELECT seq, mode, taken_at, committed_at, counters, views, batches, run_id FROM viewer.flush
+    WHERE seq >= s.stream * 1000000000000 AND seq < (s.stream + 1) * 1000000000000
+    ORDER BY seq DESC LIMIT %(limit)s
+) AS f
+ORDER BY f.committed_at DESC, f.seq DESC LIMIT %(limit)s
 
 -- name: last_reading
--- When the counters of the last flush up to a number were read; without the adjustments of `reconcile`.
-SELECT taken_at FROM viewer.flush WHERE seq <= %(through)s AND NOT starts_with(mode, 'reconcile') ORDER BY seq DESC LIMIT 1
+-- When the counters of the last flush up to a number were read, in its stream; without the adjustments of `reconcile`.
+SELECT taken_at FROM viewer.flush
+WHERE seq BETWEEN viewer.stream_start(%(through)s) AND %(through)s AND NOT starts_with(mode, 'reconcile') ORDER BY seq DESC LIMIT 1
 
 -- name: stored_views_summary
 -- How much is persisted, parked and rejected.

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class LastFlush(NamedTuple):
-    """The newest flush of the ledger; (0, 0) in a new database."""
+    """The newest flush of a stream; for a new one (0 in a new database) the number that its flushes follow."""
 
     seq: int
     batches: int
@@ -53,7 +53,7 @@ class LastFlush(NamedTuple):
 
 @dataclass(frozen=True)
 class Flush:
-    """A transaction to commit: `batches` under the number `seq`, provided that nothing was committed above `base`.
+    """A transaction to commit: `batches` under the number `seq`, provided that its stream has nothing above `base`.
 
     Also provided that the ledger's newest flush is `after`, as when `base` was fixed; None: it was empty. Otherwise
     another run has committed below `base`, or PostgreSQL was rolled back in between, perhaps with the flush that the

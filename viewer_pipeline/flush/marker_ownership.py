@@ -181,7 +181,7 @@ def compare_histories(
     """
     markers = by_shard.values()
     distinct = {(marker.seq, marker.flush_id) for marker in markers if marker.flush_id}
-    newest_before, pruned = dict[int, int](), pruned_through(connection) if distinct else 0
+    newest_before, pruned = dict[int, int](), pruned_through(connection, layout.stream) if distinct else 0
     parameters: dict[str, object] = {
         "seqs": [seq for seq, _ in distinct],
         "flush_ids": [flush_id for _, flush_id in distinct],

@@ -1,6 +1,6 @@
 -- name: newest_through
--- The newest flush of the ledger at or below a number.
-SELECT max(seq) FROM viewer.flush WHERE seq <= %(seq)s
+-- The newest flush of a stream at or below a number.
+SELECT max(seq) FROM viewer.flush WHERE seq BETWEEN viewer.stream_start(%(seq)s) AND %(seq)s
 
 -- name: history_conflict
 -- A flush that this ledger cannot have if it alone has settled Redis: another flush under the marker's number, or any
@@ -10,10 +10,11 @@ WHERE (seq = %(seq)s::bigint AND flush_id::text <> %(flush_id)s) OR (seq > %(mis
 ORDER BY seq LIMIT 1
 
 -- name: newest_flushes_through
--- For each marker of some shards (its flush and that flush's id): the newest flush of the ledger at or below its number.
+-- For each marker of some shards (its flush and that flush's id): the newest flush of its stream at or below its number.
 SELECT m.seq, m.flush_id, f.seq, f.flush_id::text
 FROM unnest(%(seqs)s::bigint[], %(flush_ids)s::text[]) AS m (seq, flush_id)
-LEFT JOIN LATERAL (SELECT seq, flush_id FROM viewer.flush WHERE seq <= m.seq ORDER BY seq DESC LIMIT 1) AS f ON TRUE
+LEFT JOIN LATERAL (SELECT seq, flush_id FROM viewer.flush
+    WHERE seq BETWEEN viewer.stream_start(m.seq) AND m.seq ORDER BY seq DESC LIMIT 1) AS f ON TRUE
 
 -- name: flush_that_was_missing
 -- A flush of the ledger among those that it lacked when a shard was last settled; no row if there is none.

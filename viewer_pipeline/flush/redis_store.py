@@ -47,7 +47,7 @@ class Settled(NamedTuple):
 
 
 class RedisStore(CounterReader):
-    """The counters, the changed set and the marker of one pipeline, and the channel of the new totals."""
+    """The counters, the changed set and the marker of one stream of a pipeline, and the channel of the new totals."""
 
     def __init__(
         self,
@@ -221,6 +221,11 @@ class RedisStore(CounterReader):
             added += new
         return added
 
+    def delete_changed_set(self) -> None:
+        """Delete the changed set: sweeps find all counters."""
+        with redis_errors(self.url):
+            self._client.delete(self.names.changed)
+
     def remove_from_changed_set(self, ledger: str, idle: Iterable[bytes], rejected: Iterable[bytes]) -> None:
         """Remove ids from the changed set: idle ones if they are still idle, rejected ones in any case."""
         for ids, in_any_case in ((idle, 0), (rejected, 1)):
@@ -231,7 +236,7 @@ class RedisStore(CounterReader):
 
     def request_sweep(self, reason: str) -> None:
         """Request a sweep of the sensor at its next tick, because announcements may have been missed."""
-        self.write_subscriber_field("sweep", f"{time.time_ns()} {reason}".encode())
+        self.write_subscriber_field(self.layout.sweep_field, f"{time.time_ns()} {reason}".encode())
 
     def write_subscriber_field(self, field: str, value: bytes) -> None:
         """Set a field of the subscriber's hash."""
@@ -241,7 +246,7 @@ class RedisStore(CounterReader):
     def request_sweep_unless_requested(self, reason: str) -> None:
         """Request a sweep, unless one is requested already: a newer request is not fulfilled by a sweep under way."""
         with redis_errors(self.url):
-            self._client.hsetnx(self.names.subscriber, "sweep", f"{time.time_ns()} {reason}")
+            self._client.hsetnx(self.names.subscriber, self.layout.sweep_field, f"{time.time_ns()} {reason}")
 
     def advance_sweep(self, part: SweepPart) -> bool:
         """Store that this part is committed and settled; return False if another run has moved the position since.
@@ -251,6 +256,7 @@ class RedisStore(CounterReader):
         """
         begin, end = part.begin, b"" if part.is_last else part.end.encode()
         arguments: list[str | bytes | int] = [begin.ledger, begin.epoch, part.stored, end, begin.request, begin.hold]
+        arguments += [self.layout.sweep_field, self.layout.sweep_position_field]
         return bool(self.run_script(ADVANCE_SWEEP, [self.names.subscriber, self.names.marker], arguments))
 
     def add_views(self, vod_id: str, views: int) -> None:

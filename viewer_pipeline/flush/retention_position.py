@@ -7,16 +7,15 @@ from typing import NamedTuple
 import psycopg
 
 from viewer_pipeline.flush.all_shards import settle_all_shards
-from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import read_own_marker
 from viewer_pipeline.flush.stores import Stores
 
 
 class RetentionPosition(NamedTuple):
-    """The marker that is furthest behind; `obstacle`: why nothing may be pruned now, empty if it may."""
+    """The markers; `obstacle`: why nothing may be pruned now, empty if it may."""
 
-    marker: Marker | None
+    markers: list[Marker]
     obstacle: str = ""
 
 
@@ -29,8 +28,8 @@ def read_retention_position(
     """
     marker = read_own_marker(stores.redis, stores.ledger, connection)
     if marker is None or not stores.redis.layout.cluster:
-        return RetentionPosition(marker)
-    last, obstacle = last_flush(connection), ""
+        return RetentionPosition([marker] if marker else [])
+    last, obstacle = stores.ledger.last_flush(connection), ""
     if settling_run is not None:
         last, obstacle = settle_all_shards(stores.redis, stores.ledger, connection, settling_run)
-    return RetentionPosition(marker._replace(seq=last.seq, batch=last.batches, of=last.batches), obstacle)
+    return RetentionPosition([marker._replace(seq=last.seq, batch=last.batches, of=last.batches)], obstacle)

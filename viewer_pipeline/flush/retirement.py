@@ -7,7 +7,6 @@ from viewer_pipeline.flush.adoption import ALIVE
 from viewer_pipeline.flush.all_shards import settle_all_shards
 from viewer_pipeline.flush.drain import ensure_marker
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.marker_ownership import read_own_marker
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import settle_through
@@ -51,5 +50,5 @@ def _settle(store: RedisStore, ledger: Ledger) -> None:
         elif marker is not None:
             last, marker, _ = ensure_marker(store, ledger, connection, "retire")
             settle_through(store, ledger, connection, marker, last.seq)
-        elif last_flush(connection).seq:
+        elif ledger.last_flush(connection).seq:
             raise CannotAdopt(f"Redis has no marker for {store.prefix_text!r}, so what its flushes left is not known")

@@ -59,13 +59,12 @@ class RunMetric:
 
 
 class FlushesSince(NamedTuple):
-    """The ledger above a flush, totals of one mode."""
+    """The ledger since a position, totals of one mode."""
 
     mode: str
     flushes: int
     counters: int
     views: int
-    last_seq: int
     last_committed_at: datetime
 
 
@@ -117,17 +116,22 @@ def read_run_metrics(connection: psycopg.Connection) -> list[RunMetric]:
     ]
 
 
-def flushes_since(connection: psycopg.Connection, seq: int) -> list[FlushesSince]:
-    """Return the totals of the ledger above flush `seq` by mode; empty if nothing was committed since.
+def read_position(connection: psycopg.Connection, since: str) -> tuple[str, bool]:
+    """Return the flushes that are committed now, and whether those of the position `since` still are what was read.
 
-    To continue, pass the greatest `last_seq` returned so far, at first 0: flushes commit in the order of their numbers,
-    so each is counted once. From 0, the totals include what retention deleted; a caller that has read less than
-    `pruned_through` starts again at 0. After a restore of PostgreSQL from a backup the ledger may end below `seq`; new
-    flushes still get numbers above it.
+    A position has one range of numbers for each stream, as PostgreSQL writes it; `{}` is the one before all flushes.
+    Within a stream, flushes commit in the order of their numbers. False after a restore of PostgreSQL from a backup,
+    and if retention has deleted flushes that came after that position.
     """
-    return [FlushesSince(*row) for row in connection.execute(SQL["flushes_since"], {"seq": seq})]
+    position, holds = fetch_one(connection, SQL["position"], since=since)
+    return position, holds
 
 
-def pruned_through(connection: psycopg.Connection) -> int:
-    """Return the highest flush that retention deleted; 0 if none."""
-    return int(fetch_one(connection, SQL["pruned_through"])[0])
+def flushes_since(connection: psycopg.Connection, since: str, through: str) -> list[FlushesSince]:
+    """Return the totals of the flushes between two positions by mode; empty if nothing was committed in between.
+
+    Since `{}`, they include what retention has deleted.
+    """
+    return [
+        FlushesSince(*row) for row in connection.execute(SQL["flushes_since"], {"since": since, "through": through})
+    ]

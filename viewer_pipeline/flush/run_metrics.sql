@@ -20,19 +20,28 @@ ON CONFLICT (mode, outcome) DO UPDATE SET
 SELECT mode, outcome, count, seconds, buckets, drift FROM viewer.run_metrics ORDER BY mode, outcome
 
 -- name: flushes_since
--- Totals above a flush, by mode; from 0 including what retention deleted. Without the adjustments of `reconcile`, which are
--- no views and may be negative, and without what is held.
-SELECT mode, sum(flushes)::bigint, sum(counters), sum(views), max(last_seq), max(last_committed_at)
+-- Totals of the flushes of a position that are not in an earlier one, by mode; of all, including what retention deleted, if
+-- that one is empty. Without the adjustments of `reconcile`, which are no views and may be negative, and without what is held.
+SELECT mode, sum(flushes)::bigint, sum(counters), sum(views), max(last_committed_at)
 FROM (
-    SELECT mode, count(*), sum(counters), sum(views), max(seq), max(committed_at)
-    FROM viewer.flush WHERE seq > %(seq)s
-    GROUP BY mode
+    SELECT f.mode, count(*), sum(f.counters), sum(f.views), max(f.committed_at)
+    FROM unnest(%(through)s::int8multirange - %(since)s::int8multirange) AS new (seqs)
+    JOIN viewer.flush AS f ON f.seq >= lower(new.seqs) AND f.seq < upper(new.seqs)
+    GROUP BY f.mode
     UNION ALL
-    SELECT mode, flushes, counters, views, last_seq, last_committed_at FROM viewer.pruned_flushes WHERE %(seq)s = 0
-) AS totals (mode, flushes, counters, views, last_seq, last_committed_at)
+    SELECT mode, flushes, counters, views, last_committed_at FROM viewer.pruned_flushes
+    WHERE isempty(%(since)s::int8multirange)
+) AS totals (mode, flushes, counters, views, last_committed_at)
 WHERE viewer.counts_views(mode)
 GROUP BY mode ORDER BY mode
 
--- name: pruned_through
--- The highest flush that retention deleted.
-SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes
+-- name: position
+-- The flushes that are committed now; and whether what was read at an earlier position still holds: no stream ends before it,
+-- and retention has deleted nothing that came after it.
+SELECT
+    p.now::text,
+    p.now @> %(since)s::int8multirange
+        AND NOT EXISTS (
+            SELECT FROM viewer.pruned_flushes WHERE NOT %(since)s::int8multirange @> last_seq
+        )
+FROM viewer.ledger_position() AS p (now)

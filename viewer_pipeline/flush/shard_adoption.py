@@ -20,6 +20,7 @@ from viewer_pipeline.layout import slot_of_shard
 from viewer_pipeline.stores.cluster_nodes import ScriptCall
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.redis import Script, as_ours
+from viewer_pipeline.streams import Stream
 from viewer_pipeline.text_formatting import pluralize
 
 SQL = named_queries(__name__)
@@ -67,18 +68,20 @@ def read_shard_positions(
     """Read the markers of all shards, and compare them with this ledger. Raises RedisUnavailable."""
     store.require_all_nodes()
     markers = {shard: marker for shard, marker in store.shard_markers().items() if marker is not None}
-    misfits = _find_misfits(connection, markers, last)
+    misfits = _find_misfits(connection, markers, last, store.layout.stream)
     foreign = {shard for shard, marker in markers.items() if not is_same_ledger(marker.ledger, identity.key)}
     flushes, _, behind = find_beyond_markers(connection, {shard: markers[shard] for shard in foreign - misfits})
     return ShardPositions(markers, misfits, behind, flushes)
 
 
-def _find_misfits(connection: psycopg.Connection, markers: dict[int, Marker], last: LastFlush) -> set[int]:
+def _find_misfits(
+    connection: psycopg.Connection, markers: dict[int, Marker], last: LastFlush, stream: Stream
+) -> set[int]:
     """Return the shards whose marker has a flush that this ledger lacks, unless retention may have deleted it."""
     positions = {(marker.seq, marker.flush_id) for marker in markers.values() if marker.seq}
     parameters = {"seqs": [seq for seq, _ in positions]}
     ids: dict[int, str] = dict(connection.execute(SQL["flush_ids"], parameters).fetchall())
-    pruned = pruned_through(connection)
+    pruned = pruned_through(connection, stream)
     unknown = {
         (seq, flush_id)
         for seq, flush_id in positions

@@ -26,7 +26,7 @@ from viewer_pipeline.flush.garbage_collection import rare_collections
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
-from viewer_pipeline.flush.ledger_reads import last_flush, pruned_through
+from viewer_pipeline.flush.ledger_reads import pruned_through
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import require_undiverged_shards
@@ -35,7 +35,7 @@ from viewer_pipeline.flush.shard_settle import Markers, settle_shards_through
 from viewer_pipeline.flush.shard_snapshot import ShardedSnapshot
 from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.layout import SHARDS, Layout
+from viewer_pipeline.layout import Layout
 
 DRAIN_TRIES = 3  # how often a run begins again because PostgreSQL was restarted meanwhile
 SWEEP_REASON = "Redis had lost the marker of a shard"
@@ -75,7 +75,7 @@ class Drain:
                 shard: marker.timeline for shard, marker in markers.items() if marker.timeline != self.last.timeline
             }
             if other or any(marker.seq > self.last.seq for marker in markers.values()):
-                newest = last_flush(self.connection)
+                newest = self.ledger.last_flush(self.connection)
                 if other or newest.seq > self.last.seq:
                     seen, self.last, self.readings = seen | other, newest, {}
                     pending = {shard: raws for shard, raws in ids.items() if shard not in self.excluded}
@@ -153,7 +153,7 @@ class Drain:
 
     def _hold_what_is_behind_retention(self, markers: Mapping[int, Marker]) -> set[int]:
         """Advance markers that stand before flushes which retention has deleted: their views may have been counted."""
-        pruned = pruned_through(self.connection)
+        pruned = pruned_through(self.connection, self.ledger.stream)
         behind = {shard: marker for shard, marker in markers.items() if marker.seq < pruned}
         if not behind:
             return set()
@@ -231,14 +231,14 @@ def begin_drain(
     So a marker that is missing later was lost. And no number is given again after PostgreSQL was rolled back: it is
     above the `floor`, the highest number of any marker (rule R6), also of that of the home slot.
     """
-    identity, last = ledger.identity(connection), last_flush(connection)
+    identity, last = ledger.identity(connection), ledger.last_flush(connection)
     _, home = redis.begin(request.run_id, last, identity)
     stored = identity._replace(system=home.ledger.split("/")[1])  # as the registry has it: it may be unknown there
     drain = Drain(redis, ledger, connection, request, stored, last)
     prepared_for, drain.floor = redis.prepared()
     drain.floor = max(drain.floor, home.seq)
     if prepared_for != last.timeline:
-        drain.read(dict.fromkeys(SHARDS, ()))
+        drain.read(dict.fromkeys(redis.layout.shards, ()))
         drain.floor = max([drain.floor, *(reading.marker.seq for reading in drain.readings.values())])
         drain.exclude(redis.wait_until_shards_durable(drain.readings))  # else a marker may fall back
         if not drain.excluded:

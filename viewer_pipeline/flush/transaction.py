@@ -37,7 +37,7 @@ def commit_flush(connection: psycopg.Connection, flush: Flush, upsert: Upsert) -
 
 def claim_flush_number(connection: psycopg.Connection, flush: Flush) -> bool:
     """Insert the row of the flush; return whether no other was committed meanwhile (rules R3, R6)."""
-    connection.execute(SQL["wait_for_other_claims"])
+    connection.execute(SQL["lock_stream"], {"base": flush.base})
     content = {"counters": flush.counters, "views": flush.views, "batches": len(flush.batches)}
     claimed = connection.execute(SQL["insert_flush"], vars(flush) | content | {"format": LEDGER_FORMAT})
     return claimed.fetchone() is not None

@@ -1,19 +1,25 @@
--- name: wait_for_other_claims
--- Until this transaction ends, no other one claims a number. Two with one `base` have the same number, and its unique index
--- would suffice. But a base may differ from that of another run: while a marker is ahead of the ledger, and falls back.
-SELECT pg_advisory_xact_lock(hashtextextended('viewer.flush', 0))
+-- name: lock_stream
+-- Until this transaction ends, no other one claims a number of the stream, or closes it. Two with one `base` have the same
+-- number, and its unique index would suffice. But a base may differ from that of another run: while a marker is ahead of the
+-- ledger, and falls back.
+SELECT FROM viewer.stream WHERE stream = viewer.stream_of(%(base)s) FOR NO KEY UPDATE
 
 -- name: insert_flush
--- Claim the next seq. Returns no row if another run has committed since `base` was fixed (rules R3, R6), or if the
--- newest flush is another one than at that time (none is as good as any): another run committed below `base`, PostgreSQL
--- was rolled back in between, or a lagging standby replied. The same if PostgreSQL has another timeline by now, and so may
--- have lost flushes (rule R17).
+-- Claim the next seq of a stream. Returns no row if another run has committed since `base` was fixed (rules R3, R6), or if
+-- the newest flush is another one than at that time (none is as good as any): another run committed below `base`,
+-- PostgreSQL was rolled back in between, or a lagging standby replied. The same if PostgreSQL has another timeline by now,
+-- and so may have lost flushes (rule R17), and if the stream was closed.
 INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, counters, views, batches, epoch, format)
 SELECT %(seq)s, %(flush_id)s, %(run_id)s, %(mode)s, %(taken_at)s, %(counters)s, %(views)s, %(batches)s, %(epoch)s,
     %(format)s
 WHERE viewer.timeline() = %(timeline)s
-    AND NOT EXISTS (SELECT FROM viewer.flush WHERE seq > %(base)s)
-    AND %(after)s::uuid IS NOT DISTINCT FROM (SELECT flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1)
+    AND NOT EXISTS (SELECT FROM viewer.flush WHERE seq > %(base)s AND seq <= viewer.stream_end(%(base)s))
+    AND %(after)s::uuid IS NOT DISTINCT FROM (
+        SELECT flush_id FROM viewer.flush
+        WHERE seq BETWEEN viewer.stream_start(%(base)s) AND viewer.stream_end(%(base)s)
+        ORDER BY seq DESC LIMIT 1
+    )
+    AND EXISTS (SELECT FROM viewer.stream WHERE stream = viewer.stream_of(%(base)s) AND state = 'active')
 ON CONFLICT DO NOTHING
 RETURNING seq
 
@@ -49,7 +55,7 @@ USING (
     ORDER BY c.vod_id
 ) AS s ON t.vod_id = s.vod_id AND t.vod_id BETWEEN %(first)s AND %(last)s
 WHEN MATCHED THEN UPDATE SET
-    view_count = t.view_count + s.delta, last_flush = %(seq)s, updated_at = statement_timestamp()
+    view_count = t.view_count + s.delta, last_flush = greatest(t.last_flush, %(seq)s), updated_at = statement_timestamp()
 WHEN NOT MATCHED THEN INSERT (vod_id, view_count, last_flush, updated_at)
     VALUES (s.vod_id, s.delta, %(seq)s, statement_timestamp())
 RETURNING t.vod_id, t.view_count
@@ -64,7 +70,7 @@ WHERE b.seq = %(seq)s AND (c.vod_id = ANY(%(parked)s)) IS NOT TRUE
 ORDER BY c.vod_id COLLATE "C"
 ON CONFLICT (vod_id) DO UPDATE SET
     view_count = t.view_count + excluded.view_count,
-    last_flush = excluded.last_flush,
+    last_flush = greatest(t.last_flush, excluded.last_flush),
     updated_at = excluded.updated_at
 RETURNING vod_id, view_count
 
@@ -81,7 +87,7 @@ WITH due AS (
     SELECT vod_id, delta, %(seq)s, statement_timestamp() FROM due
     ON CONFLICT (vod_id) DO UPDATE SET
         view_count = t.view_count + excluded.view_count,
-        last_flush = excluded.last_flush,
+        last_flush = greatest(t.last_flush, excluded.last_flush),
         updated_at = excluded.updated_at
     WHERE t.view_count <= 9223372036854775807 - excluded.view_count
     RETURNING vod_id, view_count
@@ -93,7 +99,7 @@ WITH due AS (
     ON CONFLICT (vod_id) DO UPDATE SET
         views = p.views + excluded.views,
         reason = excluded.reason,
-        last_flush = excluded.last_flush,
+        last_flush = greatest(p.last_flush, excluded.last_flush),
         updated_at = excluded.updated_at
 )
 SELECT vod_id, view_count FROM counted

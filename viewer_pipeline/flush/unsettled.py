@@ -14,7 +14,6 @@ from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import Divergence, compare_histories
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.layout import SHARDS
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
@@ -55,7 +54,7 @@ class UnsettledReader:
             return Unsettled(marker, *fetch_one(connection, SQL["beyond_marker"], seq=seq, batch=batch))
         if time.monotonic() >= self._all_due_at:
             self._all_due_at = time.monotonic() + FULL_SECONDS
-            return self._of_shards(redis, connection, SHARDS)
+            return self._of_shards(redis, connection, redis.layout.shards)
         sample = connection.execute(
             SQL["shards_of_last_flush"],
             {"limit": SAMPLE, "offset": random.randrange(2**30)},  # noqa: S311 - a sample

@@ -2,7 +2,7 @@
 -- Flushes beyond a position of the marker, and the age of the oldest in seconds.
 SELECT count(*), extract(epoch FROM clock_timestamp() - min(committed_at))::float8
 FROM viewer.flush
-WHERE seq > %(seq)s OR (seq = %(seq)s AND batches > %(batch)s)
+WHERE (seq > %(seq)s AND seq <= viewer.stream_end(%(seq)s)) OR (seq = %(seq)s AND batches > %(batch)s)
 
 -- name: beyond_markers_of_shards
 -- The same in a cluster: of batches beyond the marker of their shard. Also returns these shards.

@@ -33,10 +33,9 @@ class Day(NamedTuple):
     day: date
     vods: int
     views: int
-    last_flush: int
     kept: bool  # whether its ledger is kept; else its rows are final
     flushes: int
-    ledger_views: int  # of the flushes up to last_flush
+    ledger_views: int  # of the flushes that are rolled up
     late_flushes: int  # that came after the rollup
     starts_at: datetime
     ends_at: datetime
@@ -62,7 +61,7 @@ def roll_up(connection: psycopg.Connection, window: Window, zone: ZoneInfo) -> R
         ledger_days = read_ledger_days(connection, zone)
         unpruned = ledger_days.unpruned(window)
         delete_days_of_other_timezone(connection, ledger_days, unpruned)
-        (through,) = fetch_one(connection, SQL["last_flush"])
+        (through,) = fetch_one(connection, SQL["ledger_position"])
         if params := _parameters(ledger_days, unpruned):
             for statement in ("delete_daily_views", "insert_daily_views", "record_rollup"):
                 connection.execute(SQL[statement], params | {"through": through, "time_zone": zone.key})

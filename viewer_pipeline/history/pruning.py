@@ -8,6 +8,7 @@ flushes are deleted in chunks, each added to `pruned_flushes`. After an interrup
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import date
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -20,6 +21,7 @@ from viewer_pipeline.history.days import ONE_DAY, Window, day_of, start_of_day
 from viewer_pipeline.history.ledger_days import read_ledger_days
 from viewer_pipeline.history.timezone_change import require_unchanged_timezone
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
+from viewer_pipeline.streams import NUMBERS, format_seq, stream_of
 from viewer_pipeline.target.parked_views import ParkedViews, prune_parked
 from viewer_pipeline.target.table import Target
 
@@ -30,7 +32,7 @@ CHUNK_ROWS = 10_000
 
 
 class LedgerDay(NamedTuple):
-    """The flushes of a day; `rolled_up`: the last one that is rolled up, None if the day never was.
+    """The flushes of a day.
 
     `complete`: False if its flushes are being pruned; then only flushes that came too late for the rollup are kept.
     """
@@ -39,8 +41,9 @@ class LedgerDay(NamedTuple):
     flushes: int
     batches: int
     views: int
-    last_flush: int
-    rolled_up: int | None
+    has_rollup: bool
+    is_rolled_up: bool  # all of them
+    first_unsettled: int | None  # the first flush that Redis has not settled
     complete: bool
 
 
@@ -49,7 +52,6 @@ class LedgerPruningPlan(NamedTuple):
 
     before: date
     days: list[LedgerDay]
-    settled: int
     stop_reason: str
 
 
@@ -62,30 +64,39 @@ class Pruned(NamedTuple):
     complete: bool = True  # False if the time was over before all rows were deleted
 
 
-def last_settled_flush(marker: Marker | None) -> int:
-    """Return the last flush that is subtracted from Redis completely."""
-    if marker is None:
-        return 0
-    return marker.seq if marker.batch >= marker.of else marker.seq - 1
+def settled_flushes(markers: Sequence[Marker], *, keep_last: bool = False) -> str:
+    """Return the flushes that are subtracted from Redis completely, as PostgreSQL writes a multirange of their numbers.
+
+    `markers`: one for each stream. `keep_last`: without the last flush of each.
+    """
+    ranges = []
+    for marker in markers:
+        last = marker.seq if marker.batch >= marker.of else marker.seq - 1
+        first = stream_of(marker.seq) * NUMBERS
+        if (last := last - keep_last) >= first:
+            ranges.append(f"[{first},{last}]")
+    return f"{{{','.join(ranges)}}}"
 
 
 def plan_ledger_pruning(
-    connection: psycopg.Connection, before: date, marker: Marker | None, zone: ZoneInfo
+    connection: psycopg.Connection, before: date, markers: Sequence[Marker], zone: ZoneInfo
 ) -> LedgerPruningPlan:
     """Return the days before `before` that can be pruned: up to the first that is not rolled up or not settled.
 
-    Raises HistoryTimezoneChanged if days have the bounds of another zone: those of this zone still need the ledger.
+    `markers`: one for each stream. Raises HistoryTimezoneChanged if days have the bounds of another zone: those of this
+    zone still need the ledger.
     """
-    settled = last_settled_flush(marker)
     days: list[LedgerDay] = []
-    for day in _ledger_days(connection, before, zone):
-        if reason := _stop_reason(day, settled, marker):
-            return LedgerPruningPlan(day.day, days, settled, reason)
+    for day in _ledger_days(connection, before, markers, zone):
+        if reason := _stop_reason(day, markers):
+            return LedgerPruningPlan(day.day, days, reason)
         days.append(day)
-    return LedgerPruningPlan(before, days, settled, "")
+    return LedgerPruningPlan(before, days, "")
 
 
-def _ledger_days(connection: psycopg.Connection, before: date, zone: ZoneInfo) -> list[LedgerDay]:
+def _ledger_days(
+    connection: psycopg.Connection, before: date, markers: Sequence[Marker], zone: ZoneInfo
+) -> list[LedgerDay]:
     """Return the days before `before` that have flushes."""
     ledger_days = read_ledger_days(connection, zone)
     require_unchanged_timezone(connection, ledger_days)
@@ -93,28 +104,30 @@ def _ledger_days(connection: psycopg.Connection, before: date, zone: ZoneInfo) -
     window = Window(before if first is None else day_of(first, zone), before)
     if not window.days():
         return []
-    rows = connection.execute(SQL["ledger_days"], ledger_days.bounds(window).to_parameters())
+    parameters = ledger_days.bounds(window).to_parameters() | {"settled": settled_flushes(markers)}
+    rows = connection.execute(SQL["ledger_days"], parameters)
     return [LedgerDay(*row) for row in rows]
 
 
-def _stop_reason(ledger_day: LedgerDay, settled: int, marker: Marker | None) -> str:
+def _stop_reason(ledger_day: LedgerDay, markers: Sequence[Marker]) -> str:
     day = ledger_day.day
     if not ledger_day.complete:
         return ""
-    if ledger_day.rolled_up is None:
+    if not ledger_day.has_rollup:
         return f"{day} was never rolled up: materialize daily_views for it"
-    if ledger_day.rolled_up < ledger_day.last_flush:
+    if not ledger_day.is_rolled_up:
         return f"{day} has flushes that came after its rollup: materialize daily_views for it"
-    if ledger_day.last_flush > settled:
-        position = f"the marker is at flush {marker.seq}" if marker else "Redis has no marker"
-        return f"{day} is not settled: its last flush is {ledger_day.last_flush}, {position}"
+    if (flush := ledger_day.first_unsettled) is not None:
+        at = next((marker.seq for marker in markers if stream_of(marker.seq) == stream_of(flush)), None)
+        position = "Redis has no marker" if at is None else f"the marker is at flush {format_seq(at)}"
+        return f"{day} is not settled: it has flush {format_seq(flush)}, {position}"
     return ""
 
 
 def prune_ledger(
     connection: psycopg.Connection,
     before: date,
-    marker: Marker | None,
+    markers: Sequence[Marker],
     max_seconds: float,
     zone: ZoneInfo,
     *,
@@ -122,16 +135,16 @@ def prune_ledger(
 ) -> Pruned:
     """Prune the ledger before `before` as far as possible, in chunks, for at most this time (and one chunk).
 
-    `keep_flush_of_marker`: although newer ones follow, because markers of shards are there. Raises
-    HistoryTimezoneChanged like `plan_ledger_pruning`.
+    `markers`: one for each stream. `keep_flush_of_marker`: although newer ones follow, because markers of shards are
+    there. Raises HistoryTimezoneChanged like `plan_ledger_pruning`.
     """
     with rollup_transaction(connection):
-        plan = plan_ledger_pruning(connection, before, marker, zone)
+        plan = plan_ledger_pruning(connection, before, markers, zone)
         parameters = {"day": plan.before, "starts_at": start_of_day(plan.before, zone)}
         connection.execute(SQL["keep_ledger_from"], parameters)
     deadline, pruned = time.monotonic() + max_seconds, Pruned()
-    last = plan.settled - 1 if keep_flush_of_marker else plan.settled
-    params = {"settled": last, "flushes": CHUNK_FLUSHES, "batches": CHUNK_BATCHES}
+    settled = settled_flushes(markers, keep_last=keep_flush_of_marker)
+    params = {"settled": settled, "flushes": CHUNK_FLUSHES, "batches": CHUNK_BATCHES}
     while True:
         flushes, batches, views = fetch_one(connection, SQL["prune_ledger"], **params)
         pruned = Pruned(pruned.flushes + flushes, pruned.batches + batches, pruned.views + views)

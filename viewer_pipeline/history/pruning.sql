@@ -3,10 +3,11 @@
 SELECT min(taken_at) FROM viewer.flush WHERE viewer.counts_views(mode)
 
 -- name: ledger_days
--- Return the days that have flushes: their number, the last flush, the last flush that is rolled up, and whether the
--- ledger of the day is complete.
+-- Return the days that have flushes: their number, whether the day was rolled up, whether all of them are, the first one that
+-- is not settled, and whether the ledger of the day is complete.
 SELECT
-    f.day, count(*), sum(f.batches), sum(f.views), max(f.seq), max(r.last_flush), f.day >= max(k.from_day)
+    f.day, count(*), sum(f.batches), sum(f.views), bool_or(r.day IS NOT NULL), bool_and(coalesce(r.through @> f.seq, FALSE)),
+    min(f.seq) FILTER (WHERE NOT %(settled)s::int8multirange + viewer.closed_flushes() @> f.seq), f.day >= max(k.from_day)
 FROM (
     SELECT (%(days)s::date[])[width_bucket(taken_at, %(starts)s::timestamptz[])] AS day, seq, batches, views
     FROM viewer.flush
@@ -22,7 +23,7 @@ UPDATE viewer.ledger_kept SET from_day = %(day)s, from_at = greatest(from_at, %(
 
 -- name: prune_ledger
 -- Delete a chunk of settled flushes of pruned days, and add them to pruned_flushes. Never deletes a repair, which has no
--- other record, nor the newest flush, whose number the next one follows. Flushes that held views are in no roll-up. Returns
+-- other record, nor the newest flush of a stream, whose number the next one follows. Flushes that held views are in no roll-up. Returns
 -- numbers of flushes, batches and views.
 WITH old AS MATERIALIZED (
     SELECT f.seq, sum(f.batches) OVER (ORDER BY f.taken_at, f.seq) - f.batches AS batches_before
@@ -31,10 +32,11 @@ WITH old AS MATERIALIZED (
         FROM viewer.flush AS f
         JOIN viewer.daily_rollup AS r ON f.taken_at >= r.starts_at AND f.taken_at < r.ends_at
         CROSS JOIN viewer.ledger_kept AS k
+        CROSS JOIN (SELECT %(settled)s::int8multirange + viewer.closed_flushes()) AS s (settled)
         WHERE f.taken_at < k.from_at AND r.day < k.from_day
-            AND (f.seq <= r.last_flush OR f.mode = 'hold') AND f.seq <= %(settled)s
+            AND (r.through @> f.seq OR f.mode = 'hold') AND s.settled @> f.seq
             AND NOT starts_with(f.mode, 'reconcile')
-            AND f.seq < (SELECT max(seq) FROM viewer.flush)
+            AND f.seq NOT IN (SELECT upper(of_stream) - 1 FROM unnest(viewer.ledger_position()) AS of_stream)
         ORDER BY f.taken_at, f.seq LIMIT %(flushes)s
     ) AS f
 ), chunk AS MATERIALIZED (
@@ -45,9 +47,10 @@ WITH old AS MATERIALIZED (
     DELETE FROM viewer.flush AS f USING chunk WHERE f.seq = chunk.seq
     RETURNING f.seq, f.mode, f.counters, f.views, f.committed_at
 ), recorded AS (
-    INSERT INTO viewer.pruned_flushes AS p (mode, flushes, counters, views, last_seq, last_committed_at)
-    SELECT mode, count(*), sum(counters), sum(views), max(seq), max(committed_at) FROM flushes GROUP BY mode
-    ON CONFLICT (mode) DO UPDATE SET
+    INSERT INTO viewer.pruned_flushes AS p (mode, stream, flushes, counters, views, last_seq, last_committed_at)
+    SELECT mode, viewer.stream_of(seq), count(*), sum(counters), sum(views), max(seq), max(committed_at)
+    FROM flushes GROUP BY 1, 2
+    ON CONFLICT (mode, stream) DO UPDATE SET
         flushes = p.flushes + excluded.flushes,
         counters = p.counters + excluded.counters,
         views = p.views + excluded.views,

@@ -4,8 +4,13 @@
 -- there are few, else from PostgreSQL's statistics.
 SELECT
     (SELECT coalesce(sum(views), 0) FROM viewer.daily_rollup) + (
-        SELECT coalesce(sum(views), 0) FROM viewer.flush
-        WHERE seq > (SELECT coalesce(max(last_flush), 0) FROM viewer.daily_rollup) AND viewer.counts_views(mode)
+        SELECT coalesce(sum(f.views), 0)
+        FROM unnest((
+            SELECT int8multirange(int8range(0, NULL)) - coalesce(range_agg(of_stream), '{}')
+            FROM viewer.daily_rollup CROSS JOIN unnest(through) AS of_stream
+        )) AS since (seqs)
+        JOIN viewer.flush AS f ON f.seq >= lower(since.seqs) AND f.seq < coalesce(upper(since.seqs), 9223372036854775807)
+        WHERE viewer.counts_views(f.mode)
     ),
     CASE
         WHEN estimate < %(counted_vods)s THEN (SELECT count(*) FROM viewer.vod_view_counts)

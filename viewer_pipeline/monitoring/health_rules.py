@@ -15,13 +15,13 @@ from viewer_pipeline.flush.recorded_settings import find_lost_settings, remedy_o
 from viewer_pipeline.flush.rejected_counts import RejectedSummary, describe_rejected
 from viewer_pipeline.history.timezone_change import TimezoneChange
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
-from viewer_pipeline.layout import SLOTS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import IN_RECOVERY
+from viewer_pipeline.streams import SLOTS
 from viewer_pipeline.text_formatting import escape_invisible, pluralize, views_of_vods
 from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since, tolerate_clock_skew
 
-REVISION = "0013"  # of the schema, at least; a test compares it with the migrations
+REVISION = "0014"  # of the schema, at least; a test compares it with the migrations
 INCIDENTS: dict[Kind, str] = {
     "postgres_rolled_back": "PostgreSQL was rolled back, e.g. restored from a backup",
     "redis_emptied": "Redis was emptied or replaced",

@@ -10,22 +10,22 @@ import psycopg
 
 from viewer_pipeline.flush.incidents import Kind, open_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_reads import held_summary, last_flush
+from viewer_pipeline.flush.ledger_reads import held_summary
 from viewer_pipeline.flush.ledger_row_types import HeldSummary
 from viewer_pipeline.flush.rejected_counts import RejectedCount, read_rejected_summary
 from viewer_pipeline.flush.run_metrics import (
     RunMetric,
     flushes_since,
-    pruned_through,
+    read_position,
     read_run_metrics,
 )
 
 
 @dataclass
 class LedgerTotals:
-    """Totals over the flushes of the ledger through one of them, by mode."""
+    """Totals over the flushes of the ledger up to a position, by mode."""
 
-    through: int = 0
+    through: str = "{}"
     flushes: Counter[str] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
     views: Counter[str] = field(default_factory=Counter)
@@ -60,15 +60,15 @@ class LedgerTotalsReader:
 
     def add_new(self, connection: psycopg.Connection) -> LedgerTotals:
         """Add what was committed since the last call, and return the totals."""
-        through = self._totals.through
-        # PostgreSQL was restored from a backup, or retention deleted flushes that were never read: begin again.
-        if last_flush(connection).seq < through or pruned_through(connection) > through:
-            self._totals = LedgerTotals()
+        through, holds = read_position(connection, self._totals.through)
+        if not holds:
+            self._totals = LedgerTotals()  # begin again
         totals = self._totals
-        for new in flushes_since(connection, totals.through):
+        news = flushes_since(connection, totals.through, through) if totals.through != through else []
+        totals.through = through
+        for new in news:
             totals.flushes[new.mode] += new.flushes
             totals.counters[new.mode] += new.counters
             totals.views[new.mode] += new.views
-            totals.through = max(totals.through, new.last_seq)
             totals.last_flush_at = max(totals.last_flush_at or 0.0, new.last_committed_at.timestamp())
         return totals

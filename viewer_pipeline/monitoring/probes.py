@@ -12,7 +12,7 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.errors import SessionUnusable, ViewerPipelineError
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_reads import held_summary, last_flush
+from viewer_pipeline.flush.ledger_reads import held_summary
 from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.flush.recorded_settings import read_recorded_settings
@@ -200,7 +200,7 @@ class HealthProbes:
         """Compare the marker, which is read first, with the ledger."""
         marker = self.store.marker()
         with self.ledger.connect() as connection:  # the primary: a standby's ledger may lag behind the marker
-            last = last_flush(connection)
+            last = self.ledger.last_flush(connection)
             refusal = find_refusal(self.store, self.ledger, connection)
             unsettled = self._unsettled.read(self.store, connection, marker, last)
             if unsettled.divergence is not None:

@@ -10,5 +10,6 @@ SELECT version_num FROM viewer.alembic_version
 -- name: age_of_last_flush
 -- The age of the last flush in seconds; NULL if there is none.
 SELECT (
-    SELECT extract(epoch FROM clock_timestamp() - committed_at)::float8 FROM viewer.flush ORDER BY seq DESC LIMIT 1
+    SELECT extract(epoch FROM clock_timestamp() - max(f.committed_at))::float8
+    FROM unnest(viewer.ledger_position()) AS of_stream JOIN viewer.flush AS f ON f.seq = upper(of_stream) - 1
 )

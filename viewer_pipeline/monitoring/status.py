@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.flush.incidents import Incident, open_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_reads import held_summary, last_flush, recent_flushes, stored_views_summary
+from viewer_pipeline.flush.ledger_reads import held_summary, recent_flushes, stored_views_summary
 from viewer_pipeline.flush.ledger_row_types import HeldSummary, LastFlush, RecentFlush, StoredViewsSummary
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.rejected_counts import RejectedCount, read_rejected_summary
@@ -158,9 +158,10 @@ class StatusReader:
         return RedisReading(read_pending_views(store), SweepPosition.parse(store.sweep_position()), store.marker())
 
     def _read_ledger(self) -> LedgerReading:
-        with self._probes.ledger.connect(any_server=True) as connection:
+        ledger = self._probes.ledger
+        with ledger.connect(any_server=True) as connection:
             return LedgerReading(
-                last_flush=last_flush(connection),
+                last_flush=ledger.last_flush(connection),
                 summary=stored_views_summary(connection),
                 rejected=read_rejected_summary(connection).counts,
                 held=held_summary(connection),

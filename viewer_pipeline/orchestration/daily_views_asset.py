@@ -115,7 +115,6 @@ def _report(
         "top_vods": to_table_metadata({"vod_id": "string", "views": "int"}, top),
         **({"flushes": day.flushes} if day.kept else {}),
         **({"notes": notes} if (notes := _notes(day, zone)) else {}),
-        "last_flush": dg.MetadataValue.text(str(day.last_flush)),  # a plot would say nothing
         "seconds": round_seconds(result.seconds),
     }
     context.add_asset_metadata(metadata, partition_key=day.day.isoformat())

@@ -55,8 +55,7 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
     ):
         settle = None if config.dry_run else context.run_id
         position = read_retention_position(stores, connection, settle)
-        marker = position.marker
-        plan = plan_ledger_pruning(connection, limit, marker, zone)
+        plan = plan_ledger_pruning(connection, limit, position.markers, zone)
         metadata = {
             "days": len(plan.days),
             "kept_from": plan.before.isoformat(),
@@ -69,7 +68,7 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
             metadata |= dict.fromkeys(("days", "flushes", "batches", "views"), 0)
         elif not config.dry_run:
             keep = stores.redis.layout.cluster
-            pruned = prune_ledger(connection, limit, marker, MAX_SECONDS, zone, keep_flush_of_marker=keep)
+            pruned = prune_ledger(connection, limit, position.markers, MAX_SECONDS, zone, keep_flush_of_marker=keep)
             metadata |= pruned._asdict()
     if reason := position.obstacle or plan.stop_reason:
         context.log.warning(event("pruning_stopped", reason=reason))

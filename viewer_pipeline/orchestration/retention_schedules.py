@@ -34,10 +34,10 @@ def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.Sk
     if not (days := settings.ledger_retention_days):
         return dg.SkipReason(NO_RETENTION_PERIOD)
     with Stores.open(settings) as stores, stores.ledger.connect() as connection:
-        marker = read_retention_position(stores, connection).marker
+        markers = read_retention_position(stores, connection).markers
         zone = settings.history_timezone
         try:
-            plan = plan_ledger_pruning(connection, first_day_kept(today(zone), days), marker, zone)
+            plan = plan_ledger_pruning(connection, first_day_kept(today(zone), days), markers, zone)
         except HistoryTimezoneChanged as error:
             return skip_until_backfill(error)
     if not plan.days:

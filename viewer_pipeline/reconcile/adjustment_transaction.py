@@ -13,7 +13,6 @@ import psycopg
 from viewer_pipeline.flush.all_shards import ensure_shard_markers
 from viewer_pipeline.flush.drain import ensure_marker
 from viewer_pipeline.flush.incidents import record_incidents
-from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_row_types import Flush, LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import read_own_marker
@@ -33,7 +32,7 @@ class StaleRead(Exception):
 
 @dataclass
 class Adjuster:
-    """Commits adjustments for one run."""
+    """Commits adjustments for one run, in the stream of `stores`, whichever stream the VODs belong to."""
 
     stores: Stores
     connection: psycopg.Connection
@@ -80,7 +79,7 @@ class Adjuster:
             last, marker, _ = ensure_shard_markers(redis, ledger, self.connection, self.run_id)
             return last, marker
         own = read_own_marker(redis, ledger, self.connection)
-        last = last_flush(self.connection)
+        last = ledger.last_flush(self.connection)
         if own and own.timeline != last.timeline:
             last, own, _ = ensure_marker(redis, ledger, self.connection, self.run_id)
         return last, own

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from viewer_pipeline.flush.counter_validation import MAX_COUNT
-from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.reconcile.difference_csv import Difference, DifferenceReport
 from viewer_pipeline.reconcile.held_views import held_by_ledger
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
@@ -18,10 +17,10 @@ SQL = named_queries(__name__)
 
 
 class SnapshotPoint(NamedTuple):
-    """The moment of a comparison: its last flush, and the views that retention has pruned without naming their VODs."""
+    """The moment of a comparison."""
 
-    seq: int
-    pruned: int
+    position: str  # the flushes that were committed then, as PostgreSQL writes a multirange of their numbers
+    pruned: int  # views that retention has pruned without naming their VODs
 
 
 class _Row(NamedTuple):
@@ -72,7 +71,7 @@ class _Shortfall(NamedTuple):
 def compare_totals(url: str, report: DifferenceReport) -> SnapshotPoint:
     """Report each VOD whose total does not match its history. Reads one snapshot once; flushes may run meanwhile."""
     with open_snapshot(url) as connection, connection.cursor() as cursor:
-        point = SnapshotPoint(last_flush(connection).seq, fetch_one(connection, SQL["pruned_views"])[0])
+        point = SnapshotPoint(*(fetch_one(connection, SQL[name])[0] for name in ("ledger_position", "pruned_views")))
         shortfall = _Shortfall(point.pruned)
         for *columns, absent, present in cursor.stream(SQL["reconcile_totals"]):
             row, shortfall = _Row(*columns), _Shortfall(point.pruned, absent, present)

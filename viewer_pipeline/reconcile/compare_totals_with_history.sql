@@ -12,9 +12,9 @@ WITH part AS (
     WHERE viewer.counts_views(f.mode)
         AND (
             f.taken_at >= (SELECT from_at FROM viewer.ledger_kept)
-            OR f.seq > (
-                SELECT coalesce(max(r.last_flush), 0) FROM viewer.daily_rollup AS r
-                WHERE f.taken_at >= r.starts_at AND f.taken_at < r.ends_at
+            OR NOT EXISTS (
+                SELECT FROM viewer.daily_rollup AS r
+                WHERE f.taken_at >= r.starts_at AND f.taken_at < r.ends_at AND r.through @> f.seq
                     AND r.day < (SELECT from_day FROM viewer.ledger_kept)
             )
         )
@@ -47,6 +47,10 @@ SELECT
     vod_id, history, total, baseline, parked, discarded,
     coalesce(sum(views) FILTER (WHERE absent) OVER (), 0), coalesce(sum(views) FILTER (WHERE NOT absent) OVER (), 0)
 FROM missing
+
+-- name: ledger_position
+-- Return the flushes that are committed now.
+SELECT viewer.ledger_position()::text
 
 -- name: pruned_views
 -- Return how many parked views retention has pruned; their record names no VOD.

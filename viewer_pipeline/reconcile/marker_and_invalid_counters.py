@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import chain
 
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
@@ -28,7 +27,7 @@ def compare_marker(stores: Stores, report: DifferenceReport) -> None:
     """
     marker = stores.redis.marker()
     with stores.ledger.connect() as connection:
-        last = last_flush(connection)
+        last = stores.ledger.last_flush(connection)
         refusal = find_refusal(stores.redis, stores.ledger, connection)
         unsettled = UnsettledReader().read(stores.redis, connection, marker, last)
         marker = marker and unsettled.marker

@@ -52,7 +52,7 @@ class _TotalsPlan:
             {
                 "vod_ids": [vod_id for vod_id, _ in self.vods],
                 "history": [int(history) for _, history in self.vods],
-                "seq": self.point.seq,
+                "position": self.point.position,
                 "pruned": self.point.pruned,
             },
         ).fetchall()

@@ -1,15 +1,17 @@
 -- name: total_adjustments
--- Return the deltas to some totals. `history` is that of each VOD up to flush `seq`; flushes since then are added here,
--- so that all of it is read at one moment. Columns: id, delta (not zero), and whether it can be applied: the new total
+-- Return the deltas to some totals. `history` is that of each VOD up to a position; flushes since then are added here, so
+-- that all of it is read at one moment. Columns: id, delta (not zero), and whether it can be applied: the new total
 -- fits, and it is the total that must be wrong, not the parked views.
 WITH due AS (
     SELECT d.vod_id COLLATE "C" AS vod_id, d.history
     FROM unnest(%(vod_ids)s::text[], %(history)s::numeric[]) AS d (vod_id, history)
 ), since AS (
     SELECT c.vod_id COLLATE "C" AS vod_id, sum(c.delta) AS views
-    FROM viewer.flush AS f JOIN viewer.flush_batch AS b USING (seq)
+    FROM unnest(viewer.ledger_position() - %(position)s::int8multirange) AS new (seqs)
+    JOIN viewer.flush AS f ON f.seq >= lower(new.seqs) AND f.seq < upper(new.seqs)
+    JOIN viewer.flush_batch AS b USING (seq)
     CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
-    WHERE f.seq > %(seq)s AND viewer.counts_views(f.mode) AND c.vod_id = ANY(%(vod_ids)s)
+    WHERE viewer.counts_views(f.mode) AND c.vod_id = ANY(%(vod_ids)s)
     GROUP BY c.vod_id COLLATE "C"
 ), discarded AS (
     SELECT subject COLLATE "C" AS vod_id, sum(value::numeric) AS views FROM viewer.rejected

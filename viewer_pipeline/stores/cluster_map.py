@@ -13,7 +13,8 @@ from redis.connection import AbstractConnection
 from redis.exceptions import ClusterDownError, MovedError
 from redis.retry import Retry
 
-from viewer_pipeline.layout import HOME_SLOT, SLOTS
+from viewer_pipeline.layout import HOME_SLOT
+from viewer_pipeline.streams import SLOTS
 
 MAP_SECONDS = 1.0  # time-out of each node; then the next one is tried
 _CLUSTER_MAP = "cluster_map"

@@ -23,6 +23,7 @@ TABLE_PRIVILEGES: dict[str, tuple[str, ...]] = {
     "rejected": ("SELECT", "INSERT", "DELETE"),
     "rejected_count": ("SELECT", "INSERT", "UPDATE"),
     "rejected_through": ("SELECT", "INSERT", "UPDATE"),
+    "stream": ("SELECT", "INSERT", "UPDATE"),
     "vod_view_counts": ("SELECT", "INSERT", "UPDATE"),
 }
 

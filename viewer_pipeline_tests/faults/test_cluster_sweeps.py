@@ -17,6 +17,7 @@ from viewer_pipeline.flush.unannounced_counters import parse_scan_cursor, scan_f
 from viewer_pipeline.layout import HOME_SLOT, key_slot
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.faults.test_cluster import TIMELINE
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.cluster_node import ClusterNode
@@ -172,7 +173,7 @@ def test_the_number_of_the_home_marker_is_not_given_again(cluster_world: Cluster
     world.flush_unsettled()
     world.client.delete(redis.names.marker)
     with ledger.connect() as connection, redis.on_one_connection() as nodes:
-        nodes.begin("of a run that dies", last_flush(connection), ledger.identity(connection))
+        nodes.begin("of a run that dies", last_flush(connection, WHOLE), ledger.identity(connection))
     world.execute("DELETE FROM viewer.flush_batch WHERE seq = 2")
     world.execute("DELETE FROM viewer.flush WHERE seq = 2")
     world.execute("UPDATE viewer.vod_view_counts SET view_count = view_count - 3")

@@ -12,6 +12,7 @@ from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.support.world import World
 
 
@@ -74,7 +75,7 @@ def test_a_marker_made_below_a_flush_of_another_epoch(world: World) -> None:
     world.flush_unsettled()
     empty(world)
     with world.stores.ledger.connect() as connection:
-        newest = last_flush(connection)
+        newest = last_flush(connection, WHOLE)
     world.stores.redis.begin("late", newest._replace(seq=0, batches=0), world.identity)  # it had read the ledger before
     world.sent.update({f"vod{number:04d}": 3 for number in range(4)})  # persisted above, and emptied afterwards
     world.send_many(4, 7)
@@ -153,7 +154,7 @@ def test_redis_is_emptied_and_reused_before_a_commit(world: World) -> None:
     planned = world.drain()
     world.client.flushall()
     with world.stores.ledger.connect() as connection:
-        world.stores.redis.begin("another run", last_flush(connection), world.identity)
+        world.stores.redis.begin("another run", last_flush(connection, WHOLE), world.identity)
     world.send_many(4, 7)
     done = bulk_upsert(world.stores, *planned)
     assert done.notes.skipped_views == 12

@@ -34,6 +34,7 @@ from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.redis_server import RedisServer, find_executable_in_wheel, find_redis_executable
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.stores.redis_durability_wait import Durability, require_durability_support
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.support.claims import SOME_LEDGER
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -195,7 +196,7 @@ def test_without_the_wait_a_replica_may_have_no_marker(pair: Pair) -> None:
     pair.promote()
     after = pair.on(pair.replica, Durability())
     with after.stores.ledger.connect() as connection:
-        last = last_flush(connection)
+        last = last_flush(connection, WHOLE)
     check = evaluate_marker_against_ledger(after.marker(), last)
     message = "Redis was emptied or replaced: the ledger ends at flush 1, and Redis has no marker"
     assert (check.status, check.message) == ("degraded", message)

@@ -269,7 +269,7 @@ def test_flushes_that_retention_has_deleted(world: World) -> None:
     world.flush()
     history, today = History(world), world.rows("SELECT max(taken_at) FROM viewer.flush")[0][0].astimezone(UTC).date()
     history.roll_up(today, today + ONE)
-    assert history.call(prune_ledger, today + ONE * 2, world.stores.redis.marker(), 60, history.zone).flushes == 3
+    assert history.call(prune_ledger, today + ONE * 2, [world.stores.redis.marker()], 60, history.zone).flushes == 3
     restore(world, copy)
     world.flush()
     assert world.totals() == dict(world.sent)
@@ -285,7 +285,7 @@ def test_retention_deletes_flushes_that_held_views(restored: World, tmp_path: An
     restored.execute("UPDATE viewer.flush SET taken_at = taken_at - interval '1 day' WHERE mode <> 'ids'")
     history, today = History(restored), restored.rows("SELECT max(taken_at) FROM viewer.flush")[0][0].date()
     history.roll_up(today - ONE, today + ONE)
-    history.call(prune_ledger, today, restored.stores.redis.marker(), 60, history.zone)
+    history.call(prune_ledger, today, [restored.stores.redis.marker()], 60, history.zone)
     assert restored.rows("SELECT mode FROM viewer.flush") == [("ids",)]
     assert_reconciled(restored, tmp_path)
     decide(restored, "count")

@@ -294,7 +294,7 @@ def test_daily_views_and_retention(world: World, pooled: World, pgbouncer: PgBou
     expected |= {(first + ONE * number, "a"): number + 1 for number in range(3)}
     assert History(world).daily() == expected
     assert history.call(find_windows_to_roll_up, first, first + ONE * 2, history.zone) == []
-    assert history.call(prune_ledger, first + ONE * 2, Marker(3, 1, 1), 60, history.zone) == Pruned(2, 2, 5)
+    assert history.call(prune_ledger, first + ONE * 2, [Marker(3, 1, 1)], 60, history.zone) == Pruned(2, 2, 5)
     assert (world.seqs(), History(world).daily()) == ([3], expected)
     assert session_state(pgbouncer) == {NONE}
 

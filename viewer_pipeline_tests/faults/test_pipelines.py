@@ -31,6 +31,7 @@ from viewer_pipeline.flush.retirement import retire_pipeline
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
@@ -575,7 +576,7 @@ def test_a_lagging_standby_is_no_rollback(world: World, monkeypatch: pytest.Monk
     world.send_many(3)
     world.flush()
     with world.stores.ledger.connect() as connection:
-        lagging = last_flush(connection)
+        lagging = last_flush(connection, WHOLE)
     world.send_many(3)
     world.flush()
     world.send_many(3)

@@ -13,6 +13,7 @@ from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import last_flush, read_batches_after
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.support.failover import PostgresPair
 from viewer_pipeline_tests.support.world import World
 
@@ -22,7 +23,7 @@ ANOTHER_FILE = "VACUUM FULL viewer.flush"  # changes the timeline as a restore o
 def timeline_of(url: str) -> str:
     """Read the timeline."""
     with psycopg.connect(url, autocommit=True) as connection:
-        return last_flush(connection).timeline
+        return last_flush(connection, WHOLE).timeline
 
 
 def change_timeline(world: World) -> None:
@@ -90,7 +91,7 @@ def test_a_marker_keeps_a_timeline_that_the_run_has_not_seen(world: World) -> No
     """Else a run that read the ledger of the old primary would write its timeline over that of the new one."""
     world.flush()
     with world.stores.ledger.connect() as connection:
-        identity, last = world.stores.ledger.identity(connection), last_flush(connection)
+        identity, last = world.stores.ledger.identity(connection), last_flush(connection, WHOLE)
     old, redis = last._replace(timeline="old"), world.stores.redis
     assert redis.begin("late", old, identity)[1].timeline == last.timeline
     assert redis.begin("late", old, identity, "older")[1].timeline == last.timeline

@@ -32,7 +32,7 @@ from viewer_pipeline_tests.support.old_version import OLD, OldPrograms
 from viewer_pipeline_tests.support.stored import PAIRS, Stored
 from viewer_pipeline_tests.support.world import World
 
-BEFORE, AFTER = "0007", "0013"
+BEFORE, AFTER = "0007", "0014"
 LEASE_MS = 60_000
 STATE = r"Redis holds the state of version 0\.1\.0"
 DEFAULT, SHOP = "half_settled-default", "half_settled-shop"

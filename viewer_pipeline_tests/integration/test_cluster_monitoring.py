@@ -22,6 +22,7 @@ from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.status import StatusReader, read_status
 from viewer_pipeline.monitoring.status_report import render_status
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_node import ClusterNode
@@ -140,7 +141,7 @@ def test_most_checks_read_few_markers(world: ClusterWorld, monkeypatch: pytest.M
 
     def behind() -> int | None:
         with world.stores.ledger.connect() as connection:
-            return reader.read(store, connection, store.marker(), last_flush(connection)).shards
+            return reader.read(store, connection, store.marker(), last_flush(connection, WHOLE)).shards
 
     assert behind() == 0
     world.send_many(2 * SAMPLE, 1)

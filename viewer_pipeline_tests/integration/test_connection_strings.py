@@ -30,6 +30,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stores.postgres import connect_dagster_storage
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.worker_process import WorkerProcess
 from viewer_pipeline_tests.support.world import World
@@ -107,7 +108,7 @@ def test_every_form_everywhere(place: Place, form: str) -> None:
     assert migrate_all(settings)[0] is None
     here = "SELECT current_database(), current_user, current_setting('port')::int"
     with Ledger(url).connect() as connection:
-        assert last_flush(connection).seq == 0
+        assert last_flush(connection, WHOLE).seq == 0
         assert connection.execute(here).fetchone() == (place.name, place.name, place.port)
     with connect_dagster_storage(settings) as connection:
         assert connection.execute(here).fetchone() == (place.name, place.name, place.port)

@@ -235,8 +235,9 @@ def prune(narrow: Narrow) -> None:
     today, zone = datetime.now(UTC).date(), narrow.settings.history_timezone
     with narrow.ledger.connect() as connection, connect(narrow.settings.require_redis_url()) as client:
         marker = RedisStore(client, narrow.settings.require_redis_url(), PREFIX).marker()
+        assert marker is not None
         roll_up(connection, Window(today - ONE_DAY * 41, today - ONE_DAY * 38), zone)
-        assert prune_ledger(connection, today - ONE_DAY * 30, marker, 60, zone).flushes > 0
+        assert prune_ledger(connection, today - ONE_DAY * 30, [marker], 60, zone).flushes > 0
         assert count_old_rejected(connection, 1) == prune_rejected(connection, 1) == 0
         target = narrow.ledger.target(connection)
         assert target is not None

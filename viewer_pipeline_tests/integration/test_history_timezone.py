@@ -34,7 +34,7 @@ from viewer_pipeline_tests.support.ledger_world import History
 from viewer_pipeline_tests.support.world import World
 
 UTC_ZONE, BERLIN, NEW_YORK = ZoneInfo("UTC"), ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")
-FOREVER = Marker(10**9, 1, 1)
+FOREVER = [Marker(10**9, 1, 1)]
 MOMENT = timedelta(microseconds=1)
 HOUR = timedelta(hours=1)
 CHANGES = [

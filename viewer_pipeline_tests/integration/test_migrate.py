@@ -119,7 +119,7 @@ LEDGER_ROWS = (
 def test_migration_from_0_1_0_keeps_every_row_and_rewrites_none(
     fresh_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Renamed tables keep their rows; the new columns are 0 on each row, in the file that the table had."""
+    """Renamed tables keep their rows; the new column is 0 on each row, in the file that the table had."""
     upgrade = command.upgrade
     with monkeypatch.context() as patch:
         patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0007"))
@@ -128,9 +128,9 @@ def test_migration_from_0_1_0_keeps_every_row_and_rewrites_none(
     files = rows(fresh_url, LEDGER_TABLES)
     assert migrate(fresh_url, with_dagster=False) == ("0007", HEAD)
     assert rows(fresh_url, LEDGER_TABLES) == files
-    assert rows(fresh_url, "SELECT seq, stream FROM viewer.flush") == [(1, 0)]
-    batches = "SELECT seq, batch, stream, shard, vod_ids, deltas FROM viewer.flush_batch"
-    assert rows(fresh_url, batches) == [(1, 1, 0, 0, ["a", "b"], [3, 5])]
+    assert rows(fresh_url, "SELECT seq, viewer.stream_of(seq) FROM viewer.flush") == [(1, 0)]
+    batches = "SELECT seq, batch, shard, vod_ids, deltas FROM viewer.flush_batch"
+    assert rows(fresh_url, batches) == [(1, 1, 0, ["a", "b"], [3, 5])]
     assert rows(fresh_url, "SELECT kind, message, views FROM viewer.incident") == [
         ("drift", "counters held fewer views", 4)
     ]

@@ -35,6 +35,7 @@ from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.pgbouncer import PgBouncer
@@ -254,7 +255,7 @@ def test_a_missing_right_is_named_with_its_grant(world: World, newcomer: tuple[s
 
     def read() -> ViewerPipelineError:
         with pytest.raises(PostgresDeniesRight) as raised, Ledger(url).connect() as connection:
-            last_flush(connection)
+            last_flush(connection, WHOLE)
         return raised.value
 
     for sentence in (f'role "{role}" may not use schema viewer', f'role "{role}" may not use table viewer.flush'):
@@ -262,7 +263,7 @@ def test_a_missing_right_is_named_with_its_grant(world: World, newcomer: tuple[s
         assert sentence in str(raised)
         world.execute(raised.remedy.partition(";")[0])
     with Ledger(url).connect() as connection:
-        assert last_flush(connection).seq == 0
+        assert last_flush(connection, WHOLE).seq == 0
 
 
 def test_health_shows_the_grant(world: World, newcomer: tuple[str, str], redis_url: str) -> None:

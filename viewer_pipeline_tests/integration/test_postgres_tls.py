@@ -20,6 +20,7 @@ from viewer_pipeline.orchestration.storage_engine import engine_of
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.postgres_server import PostgresServer, _find_user_instead_of_root
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.support.certificates import Authority, give
 from viewer_pipeline_tests.support.servers import postgres_binaries
 
@@ -88,7 +89,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 def connects(url: str) -> tuple[bool, bool]:
     """Return whether both drivers come in over TLS."""
     with Ledger(url).connect() as connection:
-        assert last_flush(connection).seq == 0
+        assert last_flush(connection, WHOLE).seq == 0
         ours = connection.execute(SECURED).fetchone()
     with engine_of(Settings(database_url=url)).connect() as engine_connection:
         dagsters = engine_connection.execute(text(SECURED)).scalar()

@@ -153,7 +153,7 @@ def test_settling_does_not_subtract_repairs_from_redis(world: World, reports: Pa
     world.flush()
     world.assert_all_persisted()
     with world.stores.ledger.connect() as connection:
-        assert {row.mode for row in flushes_since(connection, 0)} == {"sweep"}
+        assert {row.mode for row in flushes_since(connection, "{}", "{[0,100]}")} == {"sweep"}
 
 
 def test_next_flush_settles_an_unsettled_repair(world: World, reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from datetime import UTC, date, datetime
@@ -19,17 +20,18 @@ from viewer_pipeline.history.pruning import (
     Pruned,
     count_old_rejected,
     first_day_kept,
-    last_settled_flush,
     plan_ledger_pruning,
     prune_ledger,
     prune_rejected,
+    settled_flushes,
 )
 from viewer_pipeline.monitoring.ledger_totals import LedgerTotalsReader
+from viewer_pipeline.streams import NUMBERS
 from viewer_pipeline_tests.support.ledger_world import ONE, UTC_DAYS, History, at
 from viewer_pipeline_tests.support.world import World
 
 MARCH = date(2026, 3, 1)
-FOREVER = Marker(10**9, 1, 1)
+FOREVER = [Marker(10**9, 1, 1)]
 
 
 @pytest.fixture
@@ -45,9 +47,9 @@ def three_days(history: History) -> None:
     history.roll_up(MARCH, MARCH + ONE * 3)
 
 
-def prune(history: History, limit: date, marker: Marker | None = FOREVER) -> Pruned:
+def prune(history: History, limit: date, markers: Sequence[Marker] = FOREVER) -> Pruned:
     """Prune the ledger before `limit`."""
-    pruned: Pruned = history.call(prune_ledger, limit, marker, 60, history.zone)
+    pruned: Pruned = history.call(prune_ledger, limit, markers, 60, history.zone)
     return pruned
 
 
@@ -115,22 +117,36 @@ def test_prune_ledger_keeps_a_flush_of_a_pruned_day(history: History) -> None:
     assert kept_from(history) == "2026-03-04"
 
 
-@pytest.mark.parametrize("marker", [None, Marker(1, 2, 2), Marker(2, 1, 2)])
-def test_prune_ledger_stops_at_a_day_that_is_not_settled(history: History, marker: Marker | None) -> None:
+@pytest.mark.parametrize(
+    ("markers", "reason"),
+    [
+        ([], "it has flush 1, Redis has no marker"),
+        ([Marker(1, 2, 2)], "it has flush 2, the marker is at flush 1"),
+        ([Marker(2, 1, 2)], "it has flush 2, the marker is at flush 2"),
+    ],
+)
+def test_prune_ledger_stops_at_a_day_that_is_not_settled(
+    history: History, markers: Sequence[Marker], reason: str
+) -> None:
     """The next run still has to subtract its batches from Redis."""
     three_days(history)
-    assert prune(history, MARCH + ONE * 3, marker) == Pruned()
-    plan: LedgerPruningPlan = history.call(plan_ledger_pruning, MARCH + ONE * 3, marker, UTC_DAYS)
-    position = f"the marker is at flush {marker.seq}" if marker else "Redis has no marker"
-    assert plan.stop_reason == f"2026-03-01 is not settled: its last flush is 2, {position}"
-    assert last_settled_flush(Marker(2, 2, 2)) == 2
+    assert prune(history, MARCH + ONE * 3, markers) == Pruned()
+    plan: LedgerPruningPlan = history.call(plan_ledger_pruning, MARCH + ONE * 3, markers, UTC_DAYS)
+    assert plan.stop_reason == f"2026-03-01 is not settled: {reason}"
+
+
+def test_settled_flushes_of_several_streams() -> None:
+    """A flush with batches that are not settled is not among them, nor is the last one, where it is to be kept."""
+    markers = [Marker(2, 2, 2), Marker(NUMBERS, 0, 0), Marker(2 * NUMBERS + 7, 1, 3)]
+    assert settled_flushes(markers) == "{[0,2],[1000000000000,1000000000000],[2000000000000,2000000000006]}"
+    assert settled_flushes(markers, keep_last=True) == "{[0,1],[2000000000000,2000000000005]}"
 
 
 def test_prune_ledger_keeps_flushes_after_a_rollback_of_redis(history: History) -> None:
     """If Redis falls back to an older marker during the pruning, flushes after that marker are kept."""
     three_days(history)
     history.keep_ledger_from(MARCH + ONE * 3)
-    assert prune(history, MARCH + ONE * 3, Marker(4, 1, 2)).flushes == 3
+    assert prune(history, MARCH + ONE * 3, [Marker(4, 1, 2)]).flushes == 3
     assert history.world.seqs() == [4, 5, 6]
 
 

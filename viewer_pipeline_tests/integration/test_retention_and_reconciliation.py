@@ -29,12 +29,12 @@ def test_what_retention_drops_is_no_difference(world: World, tmp_path: Path) -> 
         history.flush(at(today - ONE * ago), {"a": ago, "b": 1})
     history.roll_up(today - ONE * 50, today)
     with world.stores.ledger.connect() as connection:
-        done = prune_ledger(connection, today - ONE * 30, Marker(3, 1, 1), PLENTY, history.zone)
+        done = prune_ledger(connection, today - ONE * 30, [Marker(3, 1, 1)], PLENTY, history.zone)
     assert done.flushes == 2
     assert differences(world, tmp_path) == {}
     history.flush(at(today - ONE * 40), {"a": 7, "late": 7})
     with world.stores.ledger.connect() as connection:
-        prune_ledger(connection, today - ONE * 30, Marker(4, 1, 1), PLENTY, history.zone)
+        prune_ledger(connection, today - ONE * 30, [Marker(4, 1, 1)], PLENTY, history.zone)
     assert world.totals() == {"a": 88, "b": 3, "late": 7}
     assert differences(world, tmp_path) == {}
     world.execute("UPDATE viewer.vod_view_counts SET view_count = view_count + 1 WHERE vod_id = 'a'")
@@ -65,7 +65,7 @@ def test_the_documented_pruning_of_daily_views(world: World, tmp_path: Path) -> 
     world.execute(statement)
     assert ages("a") == [800, 750, 700, 2]  # the ledger of all days is kept
     with world.stores.ledger.connect() as connection:
-        assert prune_ledger(connection, today - ONE * 30, Marker(4, 1, 1), PLENTY, history.zone).flushes == 3
+        assert prune_ledger(connection, today - ONE * 30, [Marker(4, 1, 1)], PLENTY, history.zone).flushes == 3
     for _ in range(2):  # a second time deletes nothing
         world.execute(statement)
         assert ages("a") == ages("b") == [700, 2]

@@ -21,7 +21,7 @@ from viewer_pipeline_tests.support.stored import Stored
 from viewer_pipeline_tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.parametrize("stored", ["half_settled-shop"], indirect=True)
-DONE = MigrationResult("0007", "0013", redis_moved=True)
+DONE = MigrationResult("0007", "0014", redis_moved=True)
 HOUR = 3600.0
 
 
@@ -94,7 +94,7 @@ def test_a_worker_that_comes_after_the_check(stored: Stored, monkeypatch: pytest
             stored.migrate()
     assert stored.everything().keys() == before.keys()
     lease_for(stored, -0.001)
-    assert stored.migrate() == MigrationResult("0013", "0013", redis_moved=True)
+    assert stored.migrate() == MigrationResult("0014", "0014", redis_moved=True)
     stored.flush()
     assert stored.totals() == stored.expected["sent"]
 

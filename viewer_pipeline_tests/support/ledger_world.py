@@ -16,6 +16,7 @@ from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_row_types import Batch, Flush
 from viewer_pipeline.history.daily_rollup import RollupResult, roll_up
 from viewer_pipeline.history.days import Window, start_of_day
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.support.world import World
 
 ONE = timedelta(days=1)
@@ -37,7 +38,7 @@ class History:
         """Commit a flush whose counters were read at this time, two counters a batch. Return its number."""
         ledger, ids = self.world.stores.ledger, sorted(views)
         with ledger.connect() as connection:
-            last = last_flush(connection)
+            last = last_flush(connection, WHOLE)
             base = last.seq
             pairs = [ids[first : first + 2] for first in range(0, len(ids), 2)]
             batches = [

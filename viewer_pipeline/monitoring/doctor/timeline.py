@@ -5,7 +5,6 @@ from __future__ import annotations
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_identity import UNKNOWN
-from viewer_pipeline.flush.ledger_reads import last_flush
 
 FUNCTIONS = "pg_walfile_name(pg_lsn), pg_current_wal_insert_lsn(), pg_postmaster_start_time()"
 REMEDY = f"GRANT EXECUTE ON FUNCTION {FUNCTIONS} TO the role, if this service allows it; else a synchronous standby"
@@ -14,7 +13,7 @@ REMEDY = f"GRANT EXECUTE ON FUNCTION {FUNCTIONS} TO the role, if this service al
 def check_timeline(ledger: Ledger) -> list[CheckResult]:
     """Read it. Raises PostgresUnavailable, PostgresFailed, SchemaMissing."""
     with ledger.connect(any_server=True) as connection:
-        return [evaluate_timeline(last_flush(connection).timeline)]
+        return [evaluate_timeline(ledger.last_flush(connection).timeline)]
 
 
 def evaluate_timeline(timeline: str) -> CheckResult:

@@ -46,11 +46,11 @@ class TopVodsReader:
         day = today(self._zone)
         bounds = {"starts_at": start_of_day(day, self._zone), "ends_at": start_of_day(day + ONE_DAY, self._zone)}
         row = connection.execute(SQL["rollup_of_day"], {"day": day, **bounds}).fetchone()
-        rolled_at, last_flush = row or (None, 0)
+        rolled_at, rolled_through = row or (None, "{}")
         if (day, rolled_at) != self._rollup:
             self._rolled_up = dict(most_viewed_vods_of_day(connection, day, CONTENDERS)) if rolled_at else {}
             self._rollup, self._last = (day, rolled_at), None
-        parameters = {"last_flush": last_flush, "max_counters": MAX_NEW_COUNTERS, **bounds}
+        parameters = {"rolled_through": rolled_through, "max_counters": MAX_NEW_COUNTERS, **bounds}
         seqs, through = fetch_one(connection, SQL["flushes_since_rollup"], **parameters)
         if self._last is None or seqs != self._last_seqs:
             views = self._rolled_up | self._with_new(connection, day if rolled_at else None, seqs or [])

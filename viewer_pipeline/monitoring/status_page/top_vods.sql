@@ -1,18 +1,18 @@
 -- name: rollup_of_day
--- Return when a day was rolled up with these bounds, and the last flush of that; no row if it was not yet.
-SELECT rolled_at, last_flush FROM viewer.daily_rollup
+-- Return when a day was rolled up with these bounds, and through which flushes; no row if it was not yet.
+SELECT rolled_at, through::text FROM viewer.daily_rollup
 WHERE day = %(day)s AND starts_at = %(starts_at)s AND ends_at = %(ends_at)s
 
 -- name: flushes_since_rollup
 -- Flushes of a day after its rollup, as many from the oldest on as have so many counters; and when the last was taken.
 SELECT array_agg(seq), max(taken_at)
 FROM (
-    SELECT seq, taken_at, sum(counters) OVER (ORDER BY seq) AS counters
+    SELECT seq, taken_at, sum(counters) OVER (ORDER BY taken_at, seq) AS counters
     FROM (
         SELECT seq, taken_at, counters FROM viewer.flush
-        WHERE seq > %(last_flush)s AND taken_at >= %(starts_at)s
+        WHERE NOT %(rolled_through)s::int8multirange @> seq AND taken_at >= %(starts_at)s
             AND viewer.counts_views(mode)
-        ORDER BY seq LIMIT 1000
+        ORDER BY taken_at, seq LIMIT 1000
     ) AS since
 ) AS flushes
 WHERE counters <= %(max_counters)s

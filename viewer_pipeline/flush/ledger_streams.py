@@ -1,0 +1,86 @@
+"""The streams of a ledger: which are active, and how one set of them follows another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import psycopg
+
+from viewer_pipeline.command_to_type import command_to_type
+from viewer_pipeline.errors import PipelineRefused
+from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.streams import Stream
+from viewer_pipeline.text_formatting import pluralize
+
+SQL = named_queries(__name__)
+
+
+class PlannedStream(NamedTuple):
+    """A stream that no flush commits in yet, and the epoch of the markers with which it begins."""
+
+    stream: Stream
+    epoch: str
+
+
+class OpenStreams(NamedTuple):
+    """The streams that are not closed. Either `active` are all of them, or those of a change that is under way."""
+
+    active: list[Stream]
+    closing: list[Stream]  # no flush commits there any more, and not all are settled
+    planned: list[PlannedStream]  # that follow them
+
+
+def read_open_streams(connection: psycopg.Connection) -> OpenStreams:
+    """Read the streams that are not closed."""
+    streams = OpenStreams([], [], [])
+    for number, part, parts, state, epoch in connection.execute(SQL["open_streams"]):
+        stream = Stream(number, part, parts)
+        if state == "active":
+            streams.active.append(stream)
+        elif state == "closing":
+            streams.closing.append(stream)
+        else:
+            streams.planned.append(PlannedStream(stream, epoch))
+    return streams
+
+
+def active_streams(connection: psycopg.Connection, expected: int) -> Sequence[Stream]:
+    """Return the active streams, by part. Raises PipelineRefused if they are not as many as expected."""
+    streams = read_open_streams(connection)
+    apply = f"`{command_to_type('streams apply')}`"
+    if not streams.active:
+        raise PipelineRefused(f"a change of the streams was interrupted; {apply} completes it")
+    if len(streams.active) != expected:
+        has = pluralize(len(streams.active), "stream")
+        raise PipelineRefused(f"FLUSH_STREAMS={expected}, and the ledger has {has}; {apply} changes the ledger")
+    return streams.active
+
+
+def plan_change(connection: psycopg.Connection, parts: int) -> OpenStreams:
+    """Close the active streams to flushes, and plan one for each of `parts` parts. An earlier plan of as many stays.
+
+    Returns no `closing` and no `planned` ones where as many are active. Safe to repeat.
+    """
+    with connection.transaction():
+        connection.execute(SQL["lock_change"])
+        streams = read_open_streams(connection)
+        if len(streams.active) != parts and len(streams.planned) != parts:
+            connection.execute(SQL["close_streams"])
+            connection.execute(SQL["plan_streams"], {"parts": parts})
+            streams = read_open_streams(connection)
+    return streams
+
+
+def replan_change(connection: psycopg.Connection, parts: int) -> OpenStreams:
+    """Plan other streams for `parts` parts: those that were planned have markers in Redis already."""
+    with connection.transaction():
+        connection.execute(SQL["lock_change"])
+        connection.execute(SQL["close_streams"])
+        connection.execute(SQL["plan_streams"], {"parts": parts})
+    return read_open_streams(connection)
+
+
+def activate(connection: psycopg.Connection) -> None:
+    """Let flushes commit in the planned streams. Their predecessors must be settled."""
+    connection.execute(SQL["activate_streams"])

@@ -1,0 +1,109 @@
+"""Several streams: each is a numbering of its own, and one set of streams follows another without a lost view."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from viewer_pipeline.errors import PipelineRefused
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.each_stream import for_each_stream
+from viewer_pipeline.flush.run_report import RunReport
+from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.stream_change import change_streams
+from viewer_pipeline.streams import NUMBERS, Stream, stream_of
+from viewer_pipeline_tests.support.world import World
+
+VODS = 40
+
+
+def cut(world: World, parts: int) -> None:
+    """Change the number of streams, and what the settings expect."""
+    change_streams(world.stores, parts)
+    world.stores = replace(world.stores, flush_streams=parts)
+
+
+def flush_all(world: World, mode: str = "sweep", **options: object) -> list[RunReport]:
+    """Flush all streams at once, as one run does."""
+
+    def flush(stores: Stores) -> RunReport:
+        snapshot = drain(stores, world.request(mode, **options))  # type: ignore[arg-type]
+        return bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
+
+    with world.stores.ledger.keeping_connections() as ledger:
+        return for_each_stream(flush, replace(world.stores, ledger=ledger).of_each_stream())
+
+
+@pytest.fixture(params=["single Redis", "cluster"])
+def world(request: pytest.FixtureRequest) -> World:
+    """Both kinds of Redis."""
+    if request.param == "cluster":
+        of_cluster: World = request.getfixturevalue("cluster_world")
+        return of_cluster
+    return World(request.getfixturevalue("stores"))
+
+
+def test_a_run_flushes_all_streams(world: World) -> None:
+    """Each VOD in its own stream, each stream with numbers of its own, all views once."""
+    world.send_many(VODS)
+    world.flush()
+    cut(world, 3)
+    world.send_many(VODS)
+    reports = flush_all(world)
+    assert [stream_of(seq) for report in reports for seq in report.seqs[:1]] == [1, 2, 3]
+    assert sum(report.counters for report in reports) == VODS
+    assert all(report.counters > 5 for report in reports)
+    world.assert_all_persisted()
+    assert world.counters() == {}
+
+
+def test_several_changes(world: World) -> None:
+    """Streams are never used again, and nothing is read twice or missed."""
+    for parts in (2, 4, 1, 3):
+        world.send_many(VODS)
+        cut(world, parts)
+        flush_all(world)
+        world.send_many(VODS, views=1)
+        flush_all(world)
+        world.assert_all_persisted()
+    rows = world.rows("SELECT stream, part, parts, state FROM viewer.stream ORDER BY stream")
+    assert [row for row in rows if row[3] == "active"] == [
+        (8, 0, 3, "active"),
+        (9, 1, 3, "active"),
+        (10, 2, 3, "active"),
+    ]
+    assert Counter(row[3] for row in rows) == {"active": 3, "closed": 8}
+    assert max(world.seqs()) > 10 * NUMBERS
+
+
+def test_what_is_committed_and_not_settled_is_settled_by_the_change(world: World) -> None:
+    """Its views are in counters which the new streams read."""
+    world.send_many(VODS)
+    world.flush_unsettled()
+    world.send_many(VODS, views=1)
+    cut(world, 2)
+    flush_all(world)
+    world.assert_all_persisted()
+
+
+def test_a_run_that_read_before_the_change_commits_nothing(world: World) -> None:
+    """Its stream is closed; another one has what it has read."""
+    world.send_many(VODS)
+    snapshot, aggregated = world.drain()
+    stores = world.stores
+    cut(world, 2)
+    report = bulk_upsert(stores, snapshot, aggregated)
+    assert (report.left_over, report.counters) == (True, 0)
+    flush_all(world)
+    world.assert_all_persisted()
+
+
+def test_another_number_of_streams_than_the_ledger_has(world: World) -> None:
+    """A run is refused, and told what to do."""
+    with pytest.raises(PipelineRefused, match=r"FLUSH_STREAMS=2, and the ledger has 1 stream; .*streams apply"):
+        replace(world.stores, flush_streams=2).of_each_stream()
+    assert [stores.ledger.stream for stores in world.stores.of_each_stream()] == [Stream()]

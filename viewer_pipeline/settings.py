@@ -135,8 +135,8 @@ class Settings(BaseSettings):
         1,
         ge=1,
         le=MAX_PARTS,
-        description="parts into which the VODs are cut, each flushed by itself, side by side;"
-        " after a change, run `viewer-pipeline streams apply`",
+        description="parts into which the VODs are cut; each is flushed by itself, side by side with the others."
+        " To change it later, run `streams apply`",
     )
     batch_interval_ms: int = Field(
         30_000, ge=1, le=86_400_000, description="shortest time between two flushes by the sensor (at least 5 s)"

@@ -272,7 +272,7 @@ class _SoakRun:
         stored = read_stored_views(settings)
         with connect(settings[0].require_redis_url()) as client:
             for each in settings:
-                open_store(client, each).request_sweep("soak: end of the run")
+                open_store(client, each).request_sweeps("soak: end of the run")
         return stored
 
     def _report(self, sent: Counter[str], stored: StoredViews | None) -> SoakReport:

@@ -19,6 +19,7 @@ from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
 from viewer_pipeline.orchestration.run_trigger_tag import TRIGGER_TAG
+from viewer_pipeline.orchestration.stream_partitions import stream_tags
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.time_formatting import format_timestamp
 
@@ -81,7 +82,7 @@ def run_flush(
     """Run the flush job. `logged`: its lines are logged as LOG_LEVEL says, else only errors."""
     config = flush_run_config(mode, vod_ids, announced_before if mode is FlushMode.changed else None)
     run_config = config if logged else config | QUIET
-    result = _execute(flush_views.name, instance, settings, run_config, {TRIGGER_TAG: trigger, **tags})
+    result = _execute(flush_views.name, instance, settings, run_config, {TRIGGER_TAG: trigger, **stream_tags(), **tags})
     stats: dict[str, Any] = {}
     for event in result.get_asset_materialization_events():
         metadata: dict[str, Any] = {name: value.value for name, value in event.materialization.metadata.items()}

@@ -29,6 +29,7 @@ from viewer_pipeline.cli.retire import retire
 from viewer_pipeline.cli.send import send
 from viewer_pipeline.cli.soak import soak
 from viewer_pipeline.cli.status import status
+from viewer_pipeline.cli.streams import streams
 from viewer_pipeline.cli.up import up
 from viewer_pipeline.cli.worker import worker
 from viewer_pipeline.errors import PostgresUnavailable, RedisUnavailable, SettingsError, ViewerPipelineError
@@ -40,7 +41,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "On one machine": (up, demo, send),
     "Watch, look up": (status, doctor, docs),
     "Flush, compare, repair": (flush, backfill, reconcile, baseline, parked, held, acknowledge),
-    "Install, upgrade, move": (migrate, grants, adopt, retire),
+    "Install, upgrade, move": (migrate, streams, grants, adopt, retire),
     "Services, for containers and systemd": (worker, code_server, daemon, webserver, healthcheck),
     "Measure": (bench, soak),
 }

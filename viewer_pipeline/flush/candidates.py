@@ -37,13 +37,19 @@ class Candidates:
 
     def __iter__(self) -> Iterator[Sequence[bytes]]:
         """Yield the pages, without the VODs of other streams. Can be iterated once."""
-        pages = {"ids": self._explicit, "changed": self._announced, "sweep": self._scanned}[self._request.mode]()
-        return map(self._redis.layout.owned, pages)
+        match self._request.mode:
+            case "ids":
+                yield from self._explicit()
+            case "changed":
+                yield from self._announced()
+            case "sweep":
+                yield from self._scanned()
 
     def _explicit(self) -> Iterator[Sequence[bytes]]:
         """All of them: the run config holds them as well."""
         vod_ids = self._request.vod_ids
-        yield from ([vod_id.encode() for vod_id in page] for page in chunks(vod_ids, READ_COUNT))
+        for page in chunks(vod_ids, READ_COUNT):
+            yield self._redis.layout.owned([vod_id.encode() for vod_id in page])
         self.progress = Progress(len(vod_ids))
 
     def _announced(self) -> Iterator[Sequence[bytes]]:
@@ -52,7 +58,7 @@ class Candidates:
         read = 0
         for page in self._redis.changed_ids_oldest_first(min(announced, limit)):
             read += len(page)
-            yield page
+            yield self._redis.layout.owned(page)
         self.progress = Progress(read, max(0, announced - limit))
 
     def _scanned(self) -> Iterator[Sequence[bytes]]:
@@ -62,12 +68,17 @@ class Candidates:
             limit = self._request.run_max_counters if begin.server else sys.maxsize  # a position cannot be stored
             limit *= self._redis.layout.stream.parts  # as so many belong to other streams
             read, cursor = 0, begin.cursor
-            for cursor, page in scanner.scan_ahead(begin.cursor, limit):  # noqa: B007 - used after the last page
+            for cursor, page in self._pages(scanner, begin, limit):  # noqa: B007 - used after the last page
                 read += len(page)
                 yield page
             part = SweepPart(stored, begin, begin._replace(cursor=cursor))
             keys = 0 if part.is_last else max(1, round(scanner.count_keys() * (1 - part.end.share)))
         self.progress = Progress(read, keys, part, restarted)
+
+    def _pages(self, scanner: RedisStore, begin: SweepPosition, limit: int) -> Iterator[tuple[int, Sequence[bytes]]]:
+        if self._request.shared_scan is not None:
+            return self._request.shared_scan.pages(scanner, begin.cursor, begin.server, limit)
+        return ((cursor, scanner.layout.owned(page)) for cursor, page in scanner.scan_ahead(begin.cursor, limit))
 
     def _position(self, scanner: RedisStore) -> tuple[bytes, SweepPosition, str]:
         """Return the position as it is stored, where this run begins, and why it does not continue there if so."""

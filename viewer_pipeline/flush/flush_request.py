@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from viewer_pipeline.flush.shared_scan import SharedScan
 from viewer_pipeline.setting_types import RedisWithoutMarker
 from viewer_pipeline.settings import RUN_COUNTERS
 from viewer_pipeline.streams import WHOLE, Stream
@@ -26,3 +27,4 @@ class FlushRequest:
     parked_retention_days: int | None = None
     redis_without_marker: RedisWithoutMarker = "hold"
     stream: Stream = WHOLE  # whose VODs it reads; `drain` sets it
+    shared_scan: SharedScan | None = None  # of a sweep of several streams

@@ -23,6 +23,7 @@ from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.non_reconnecting_redis import non_reconnecting_client
 from viewer_pipeline.stores.redis import Script, redis_errors
 from viewer_pipeline.stores.redis_durability_wait import Durability
+from viewer_pipeline.streams import Stream
 from viewer_pipeline.text_formatting import pluralize
 
 PIPELINE_SCRIPTS = 50
@@ -60,12 +61,19 @@ class RedisStore(CounterReader):
         super().__init__(client, url, prefix)
         self.totals_channel = totals_channel
         self.durability = durability
+        self.parts = 1  # into which the VODs are cut, by the settings
 
     @classmethod
     def of(cls, client: redis.Redis, settings: Settings) -> Self:
         """Return the store of the pipeline that the settings name, over this client."""
         url, durability = settings.require_redis_url(), Durability.of(settings)
-        return cls(client, url, settings.counter_prefix, settings.totals_channel, durability)
+        store = cls(client, url, settings.counter_prefix, settings.totals_channel, durability)
+        store.parts = settings.flush_streams
+        return store
+
+    def of_each_part(self) -> list[Self]:
+        """Return the same Redis for each part of the VODs: all but the marker is named after it."""
+        return [self.of_stream(Stream(0, part, self.parts)) for part in range(self.parts)]
 
     def of_prefix(self, prefix: str) -> RedisStore:
         """Return the store of another pipeline on the same Redis."""
@@ -221,6 +229,14 @@ class RedisStore(CounterReader):
             added += new
         return added
 
+    def announce(self, vod_ids: Sequence[str]) -> int:
+        """Add VODs to the changed sets of their parts, and return how many were in none."""
+        added = 0
+        for part in self.of_each_part():
+            owned = set(part.layout.owned([vod_id.encode() for vod_id in vod_ids]))
+            added += part.add_to_changed_set(vod_id for vod_id in vod_ids if vod_id.encode() in owned)
+        return added
+
     def delete_changed_set(self) -> None:
         """Delete the changed set: sweeps find all counters."""
         with redis_errors(self.url):
@@ -235,8 +251,13 @@ class RedisStore(CounterReader):
                 self.run_script(DISCARD, keys, [ledger, len(self.prefix), in_any_case])
 
     def request_sweep(self, reason: str) -> None:
-        """Request a sweep of the sensor at its next tick, because announcements may have been missed."""
+        """Request a sweep of this stream of the sensor at its next tick: announcements may have been missed."""
         self.write_subscriber_field(self.layout.sweep_field, f"{time.time_ns()} {reason}".encode())
+
+    def request_sweeps(self, reason: str) -> None:
+        """Request a sweep of every stream."""
+        for part in self.of_each_part():
+            part.request_sweep(reason)
 
     def write_subscriber_field(self, field: str, value: bytes) -> None:
         """Set a field of the subscriber's hash."""

@@ -30,10 +30,12 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.layout import slot_of_shard
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.cluster_nodes import ScriptCall
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.redis import Script, redis_errors
 from viewer_pipeline.streams import Stream
 
 log = logging.getLogger("viewer_pipeline.streams")
+SQL = named_queries(__name__)
 
 OPEN_STREAMS = Script.load("flush/claim", "flush/open_streams")
 RUN_ID = "streams"
@@ -77,6 +79,14 @@ def change_streams(stores: Stores, parts: int) -> StreamChange:
             old.redis.delete_changed_set()
     log.info(event("streams_changed", before=len(plan.closing), after=len(after)))
     return StreamChange(plan.closing, after)
+
+
+def change_streams_of_new_ledger(stores: Stores) -> None:
+    """Change the streams as the settings say, if no flush was ever committed: then nobody needs to stop anything."""
+    with stores.ledger.connect() as connection:
+        (is_new,) = fetch_one(connection, SQL["is_new"])
+    if is_new:
+        change_streams(stores, stores.flush_streams)
 
 
 def _open_markers(

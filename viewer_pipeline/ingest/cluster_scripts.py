@@ -44,8 +44,8 @@ class ClusterScripts(SubscriberScripts):
         now_ms: int,  # noqa: ARG002 - the clock of Redis decides
     ) -> list[Any]:
         ids = [vod_id for vod_id, _ in parts[number - 1]]
-        arguments: list[str | int] = [fencing_token, self._ledger, segment, number, len(parts), *ids]
-        return list(self._run(ANNOUNCE, arguments, [self._names.subscriber, self._names.changed]))
+        arguments: list[str | int] = [fencing_token, self._ledger, segment, number, len(parts), self._set_numbers(ids)]
+        return list(self._run(ANNOUNCE, [*arguments, *ids], [self._names.subscriber, *self._changed_sets]))
 
 
 @dataclass

@@ -182,7 +182,7 @@ class SegmentWriter:
             self.sweep_due = self._settings_unrecorded = True
         if self.lease.held and self.sweep_due:
             reason = "subscribed or took over; messages may have been missed before"
-            self.store.request_sweep(reason)
+            self.store.request_sweeps(reason)
             log.debug(event("sweep_requested", reason=reason))
             self.sweep_due = False
         if self.lease.held and self._settings_unrecorded:

@@ -90,6 +90,7 @@ class SubscriberScripts:
     def __init__(self, store: RedisStore, *, increment: bool) -> None:
         self._store, self._increment = store, increment
         self._names, self._prefix = store.names, store.prefix_text
+        self._changed_sets = [part.names.changed for part in store.of_each_part()]
         self._ledger = ""  # the ledger that the lease was acquired for
         self.published = Cut(0, 0)  # the last cut of this worker
 
@@ -194,11 +195,19 @@ class SubscriberScripts:
 
     def _fold_part(self, fencing_token: str, segment: int, number: int, parts: list[Part], now_ms: int) -> list[Any]:
         part = parts[number - 1]
-        keys = [self._names.subscriber, self._names.changed, *(self._prefix + vod_id for vod_id, _ in part)]
+        ids = [vod_id for vod_id, _ in part]
+        keys = [self._names.subscriber, *self._changed_sets, *(self._prefix + vod_id for vod_id in ids)]
         counts = " ".join(str(count) for _, count in part)
         mode, length = int(self._increment), len(self._prefix.encode())
         place: list[str | int] = [fencing_token, segment, number, len(parts), now_ms, mode, length]
-        return list(self._run(FOLD, [*place, counts, self._ledger], keys))
+        sets: list[str | int] = [len(self._changed_sets), self._set_numbers(ids)]
+        return list(self._run(FOLD, [*place, counts, self._ledger, *sets], keys))
+
+    def _set_numbers(self, ids: Sequence[str]) -> str:
+        """Return which of the changed sets each VOD belongs to, separated by blanks; empty if there is one."""
+        sets = len(self._changed_sets)
+        numbers = self._store.layout.parts_of([vod_id.encode() for vod_id in ids], sets) if sets > 1 else []
+        return " ".join(map(str, numbers))
 
     def _run(self, script: Script, arguments: Sequence[str | int], keys: Sequence[str] = ()) -> Any:
         return self._store.run_script(script, keys or [self._names.subscriber], arguments)

@@ -1,14 +1,17 @@
 """The flush job, and how its runs are requested."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from viewer_pipeline.flush.run_metrics import record_failure
 from viewer_pipeline.orchestration.flush_ops import flush_mode_of
 from viewer_pipeline.orchestration.next_flush_run import FLUSH_JOB
+from viewer_pipeline.orchestration.stream_partitions import ALL, STREAM_TAG
 from viewer_pipeline.orchestration.view_counts_asset import view_counts
 
-# dagster.yaml limits runs with this tag to one at a time; a hanging run must not block the others for long.
-JOB_TAG = {"viewer/job": "flush", "dagster/max_runtime": "300"}
+# dagster.yaml limits runs of a stream to one at a time; a hanging run must not block the others for long.
+JOB_TAG = {"viewer/job": "flush", STREAM_TAG: ALL, "dagster/max_runtime": "300"}
 # Without NOT_STARTED: a launcher that dies right after it created a run leaves that status for ever.
 LAUNCHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 ACTIVE = [dg.DagsterRunStatus.QUEUED, *LAUNCHED]
@@ -30,9 +33,15 @@ flush_views = dg.define_asset_job(
 )
 
 
-def describe_blocking_run(instance: dg.DagsterInstance, job: str = flush_views.name) -> str | None:
-    """Return which run blocks another one of this job, as a skip reason: one that is queued or active. Else None."""
-    filters = dg.RunsFilter(job_name=job, statuses=ACTIVE)
+def describe_blocking_run(
+    instance: dg.DagsterInstance, job: str = flush_views.name, streams: Sequence[str] = ()
+) -> str | None:
+    """Return which run blocks another one of this job, as a skip reason: one that is queued or active. Else None.
+
+    `streams`: only runs whose tag `viewer/stream` is one of these.
+    """
+    tags = {STREAM_TAG: list(streams)} if streams else {}
+    filters = dg.RunsFilter(job_name=job, statuses=ACTIVE, tags=tags)
     for record in instance.get_run_records(filters, limit=1):
         run, noun = record.dagster_run, "flush run" if job == flush_views.name else f"run of {job}"
         return f"{noun} {run.run_id[:8]} is {run.status.value.lower().replace('_', ' ')}"

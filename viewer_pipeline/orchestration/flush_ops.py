@@ -8,8 +8,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from viewer_pipeline.flush import commit, drain, verify
+from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.flush import commit, verify
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
+from viewer_pipeline.flush.combined_report import combine_checks, combine_reports
+from viewer_pipeline.flush.each_stream import drain_each_stream, for_each_stream
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger_reads import last_reading
 from viewer_pipeline.flush.most_viewed import most_viewed_vods
@@ -30,6 +33,7 @@ from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
 from viewer_pipeline.orchestration.stores_resource import StoresResource
+from viewer_pipeline.orchestration.stream_partitions import STREAM_TAGS, streams_of_run
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result
 from viewer_pipeline.target.parked_views import still_parked_of_flushes
 
@@ -79,8 +83,11 @@ def flush_mode_of(run_config: Mapping[str, Any]) -> str:
 )
 def drain_counters(
     context: dg.OpExecutionContext, config: FlushConfig, settings: SettingsResource, stores: StoresResource
-) -> Snapshot:
-    """Settle committed batches of earlier runs, then read the counters. Changes nothing in Redis but the marker."""
+) -> list[Snapshot]:
+    """Settle committed batches of earlier runs, then read the counters. Changes nothing in Redis but the markers.
+
+    One snapshot for each stream of the run; the following steps work on all of them side by side.
+    """
     tag_run_with_trigger(context)
     request = FlushRequest(
         run_id=context.run.run_id,
@@ -94,32 +101,40 @@ def drain_counters(
         redis_without_marker=settings.redis_without_marker,
     )
     with handle_errors_and_cancellation(context):
-        snapshot = drain.drain(stores, request)
+        snapshots = drain_each_stream(streams_of_run(stores, context.run.tags), request)
         record_settings_in_redis(stores.redis, settings)
-    context.log.info(event("counters_read", counters=snapshot.progress.read, mode=request.mode, base=snapshot.base))
-    return snapshot
+    for snapshot in snapshots:
+        context.log.info(event("counters_read", counters=snapshot.progress.read, mode=request.mode, base=snapshot.base))
+    return snapshots
 
 
 @dg.op(out=dg.Out(io_manager_key=IN_MEMORY), tags={"kind": "pandas"})
-def aggregate_counts(context: dg.OpExecutionContext, snapshot: Snapshot) -> Aggregate:
+def aggregate_counts(context: dg.OpExecutionContext, snapshots: list[Snapshot]) -> list[Aggregate]:
     """Turn readings into a DataFrame of one delta per VOD; reject values that can never be a count."""
-    aggregated = aggregate(snapshot.readings)
-    if aggregated.rejects:
-        first = aggregated.rejects[0]
-        number, subject, value = len(aggregated.rejects), first.subject, first.value
+    aggregates = for_each_stream(aggregate, [snapshot.readings for snapshot in snapshots])
+    rejects = [reject for aggregated in aggregates for reject in aggregated.rejects]
+    if rejects:
+        first = rejects[0]
+        number, subject, value = len(rejects), first.subject, first.value
         context.log.warning(
             event("counters_rejected", counters=number, subject=subject, value=value, reason=first.reason)
         )
-    return aggregated
+    return aggregates
 
 
 @dg.op(out=dg.Out(io_manager_key=IN_MEMORY), tags={"kind": "postgres"})
 def bulk_upsert(
-    context: dg.OpExecutionContext, snapshot: Snapshot, aggregated: Aggregate, stores: StoresResource
-) -> RunReport:
+    context: dg.OpExecutionContext, snapshots: list[Snapshot], aggregates: list[Aggregate], stores: StoresResource
+) -> list[RunReport]:
     """Commit ledger and totals in one transaction per flush, then subtract each committed batch from Redis, once."""
+
+    def commit_stream(work: tuple[Snapshot, Aggregate]) -> RunReport:
+        snapshot, aggregated = work
+        return commit.bulk_upsert(stores.of_stream(snapshot.request.stream), snapshot, aggregated)
+
     with handle_errors_and_cancellation(context):
-        persisted = commit.bulk_upsert(stores, snapshot, aggregated)
+        reports = for_each_stream(commit_stream, list(zip(snapshots, aggregates, strict=True)))
+    persisted = combine_reports(reports)
     for sentence in persisted.notes.sentences():
         context.log.warning(event("run_note", note=sentence))
     if persisted.left_over:
@@ -128,7 +143,7 @@ def bulk_upsert(
         context.log.info(event("parked_views_counted", vods=persisted.unparked.vods, views=persisted.unparked.views))
     if persisted.recovered:
         context.log.info(event("flushes_recovered", flushes=len(persisted.recovered)))
-    return persisted
+    return reports
 
 
 @dg.op(
@@ -136,12 +151,18 @@ def bulk_upsert(
     tags={"kind": "postgres"},
 )
 def verify_consistency(
-    context: dg.OpExecutionContext, persisted: RunReport, settings: SettingsResource, stores: StoresResource
+    context: dg.OpExecutionContext, reports: list[RunReport], settings: SettingsResource, stores: StoresResource
 ) -> Iterator[Any]:
     """Compare committed flushes with the aggregated frame: ledger, totals, marker, drift. Then record run metrics."""
     started = time.perf_counter()
+
+    def verify_stream(report: RunReport) -> tuple[str, list[CheckResult]]:
+        stream = report.snapshot.request.stream
+        return stream.name, verify.verify(stores.of_stream(stream), report)
+
+    persisted = combine_reports(reports)
     with handle_errors_and_cancellation(context):
-        results = verify.verify(stores, persisted)
+        results = combine_checks(for_each_stream(verify_stream, reports))
         with stores.ledger.connect() as connection:
             state = StateAfterRun(
                 most_viewed_vods(connection, persisted, TOP_VODS),
@@ -149,7 +170,9 @@ def verify_consistency(
                 report_newly_rejected(connection, context.run.run_id),
                 read_view_totals(connection),
                 last_reading(connection, persisted.seqs[0] - 1 if persisted.seqs else persisted.snapshot.base),
-                pending_vods=stores.redis.count_announced(None),
+                pending_vods=sum(
+                    stores.of_stream(report.snapshot.request.stream).redis.count_announced(None) for report in reports
+                ),
             )
         record_run(stores.ledger, persisted)
     seconds = time.perf_counter() - started
@@ -168,5 +191,6 @@ def _continue_in_next_run(context: dg.OpExecutionContext, persisted: RunReport) 
     snapshot, remaining = persisted.snapshot, persisted.remaining_text
     before = None if snapshot.progress.part else snapshot.announced_before
     config = flush_run_config(FlushMode(snapshot.request.mode), announced_before=before)
-    if next_run := queue_next_run(context, remaining, config):
+    tags = {name: value for name, value in context.run.tags.items() if name in STREAM_TAGS}
+    if next_run := queue_next_run(context, remaining, config, tags):
         context.log.info(event("next_run_queued", next_run_id=next_run, remaining=persisted.remaining))

@@ -13,8 +13,12 @@ from viewer_pipeline.orchestration.run_trigger_tag import TRIGGER_TAG
 FLUSH_JOB = "flush_views"
 
 
-def queue_next_run(context: dg.OpExecutionContext, remaining: str, run_config: Mapping[str, Any]) -> str:
-    """Put a run of the flush job into Dagster's queue, which launches it when this one has ended; return its id.
+def queue_next_run(
+    context: dg.OpExecutionContext, remaining: str, run_config: Mapping[str, Any], tags: Mapping[str, str]
+) -> str:
+    """Put a run of the flush job with these tags into Dagster's queue, which launches it when this one has ended.
+
+    Returns its id.
 
     Empty for a run that no code server launched: who executes it in a process of its own also executes the next one.
     And for an instance without a queue, where the sensor launches the next run at its next tick.
@@ -27,7 +31,7 @@ def queue_next_run(context: dg.OpExecutionContext, remaining: str, run_config: M
     created = context.instance.create_run_for_job(
         job,
         run_config=run_config,
-        tags={**job.run_tags, TRIGGER_TAG: f"run {run.run_id[:8]}: {remaining}"},
+        tags={**job.run_tags, **tags, TRIGGER_TAG: f"run {run.run_id[:8]}: {remaining}"},
         remote_job_origin=RemoteJobOrigin(run.remote_job_origin.repository_origin, FLUSH_JOB),
         job_code_origin=JobPythonOrigin(FLUSH_JOB, run.job_code_origin.repository_origin),
     )

@@ -24,6 +24,7 @@ from viewer_pipeline.orchestration.partitions import (
 from viewer_pipeline.orchestration.run_trigger_tag import build_scheduled_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_decorators import schedule
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
+from viewer_pipeline.orchestration.stream_partitions import ALL, has_run_for_each_stream, stream_tags
 
 
 @schedule(target=flush_views, cron_schedule=LOADED.sweep_cron)
@@ -33,13 +34,14 @@ def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsReso
     Pub/sub may lose a message; a sweep still finds the counter. Skips if a bounded scan finds no counter with views, or
     while another flush run is queued or active.
     """
-    if reason := describe_blocking_run(context.instance):
+    streams = [ALL] if has_run_for_each_stream(context.instance) else ()
+    if reason := describe_blocking_run(context.instance, streams=streams):
         return dg.SkipReason(reason)
     with Stores.open(settings) as stores:
         pending = evaluate_sweep_need(stores)
     if not pending.is_needed:
         return dg.SkipReason(pending.reason)
-    return build_scheduled_run_request(pending.reason, flush_run_config(FlushMode.sweep))
+    return build_scheduled_run_request(pending.reason, flush_run_config(FlushMode.sweep), stream_tags())
 
 
 @schedule(target=roll_up_days, cron_schedule="10 0 * * *", execution_timezone=TIMEZONE.key)

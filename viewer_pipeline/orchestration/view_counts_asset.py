@@ -13,7 +13,9 @@ from viewer_pipeline.orchestration.flush_ops import (
     verify_consistency,
 )
 from viewer_pipeline.orchestration.materializations import ASSET, freshness_policy
+from viewer_pipeline.orchestration.partitions import IN_ONE_RUN
 from viewer_pipeline.orchestration.settings_resource import LOADED
+from viewer_pipeline.orchestration.stream_partitions import STREAMS
 
 GROUP = "views"
 OWNERS = ["team:viewer-pipeline"]
@@ -46,7 +48,12 @@ def flush_config(config: FlushConfig) -> dict[str, Any]:
     kinds={"redis", "postgres", "pandas"},
     ins={"redis_counters": dg.AssetIn("redis_counters", dagster_type=dg.Nothing)},
     config=flush_config,
-    check_specs=[dg.AssetCheckSpec(name, asset=ASSET, description=CHECK_DESCRIPTIONS[name]) for name in CHECKS],
+    partitions_def=STREAMS,
+    backfill_policy=IN_ONE_RUN if STREAMS else None,
+    check_specs=[
+        dg.AssetCheckSpec(name, asset=ASSET, description=CHECK_DESCRIPTIONS[name], partitions_def=STREAMS)
+        for name in CHECKS
+    ],
 )
 def view_counts(redis_counters: Any) -> dict[str, Any]:
     """Persisted view count of each VOD, in the table `viewer.vod_view_counts`.
@@ -55,8 +62,8 @@ def view_counts(redis_counters: Any) -> dict[str, Any]:
     Materialize it at any time, as often as you like, also while another run is active. Config `mode`: `changed`
     (announced VODs) or `sweep` (all counters); `vod_ids` limits the run to these VODs.
     """
-    snapshot = drain_counters(redis_counters)
-    verified = verify_consistency(bulk_upsert(snapshot, aggregate_counts(snapshot)))
+    snapshots = drain_counters(redis_counters)
+    verified = verify_consistency(bulk_upsert(snapshots, aggregate_counts(snapshots)))
     return {"result": verified.result, **{f"{ASSET}_{name}": getattr(verified, name) for name in CHECKS}}
 
 

@@ -143,7 +143,7 @@ class _DemoTraffic:
                     on_step(f"killed {self._fault()} and its run, if it had one")
                 if not bursts:
                     on_step("all sent; requesting a sweep instead of waiting for the next full minute")
-                    self._store.request_sweep("demo: counters raised by INCR alone")
+                    self._store.request_sweeps("demo: counters raised by INCR alone")
             time.sleep(0.3)
         on_totals(self.sent.total(), persisted)
         return self._read_report(time.monotonic() - started)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from viewer_pipeline.errors import OldVersionRuns, RedisUnavailable, SettingsError
 from viewer_pipeline.flush.redis_upgrade import require_upgradable, upgrade_redis
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.stream_change import change_streams_of_new_ledger
 from viewer_pipeline.migrations.migrate import current_revision, migrate_all
 from viewer_pipeline.monitoring.dagster_tables import read_heartbeats, read_running_runs
 from viewer_pipeline.settings import Settings
@@ -54,12 +55,14 @@ def migrate_postgres_and_redis(
         with Stores.open(settings) as stores:
             require_upgradable(stores)
     before, after = migrate_all(settings)
-    if settings.redis_url is None or before is None:
+    if settings.redis_url is None or (before is None and settings.flush_streams == 1):
         return MigrationResult(before, after, redis_moved=False)
     with Stores.open(settings) as stores:
         try:
             require_reply(settings.redis_url)
-            return MigrationResult(before, after, upgrade_redis(stores))
+            redis_moved = upgrade_redis(stores)
+            change_streams_of_new_ledger(stores)
+            return MigrationResult(before, after, redis_moved)
         except RedisUnavailable as error:
             if before != after:
                 raise

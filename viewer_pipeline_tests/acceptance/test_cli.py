@@ -54,6 +54,7 @@ JSON_COMMANDS = frozenset(
         "send",
         "soak",
         "status",
+        "streams",
     ]
 ) | {f"bench {name}" for name in ("flush", "changed", "messages", "target", "reconcile", "runs", "all")}
 
@@ -514,6 +515,24 @@ def test_held_views_are_reported_and_counted(online: Environment, client: redis.
     assert json_of(run(online, "held", "count", "--json"))["decided"] == {"vods": 1, "views": 3}
     assert rows(online, "SELECT vod_id, view_count FROM viewer.vod_view_counts ORDER BY 1") == [("a", 8), ("b", 2)]
     assert run(online, "held").stdout == "held: 0 views of 0 VODs\n"
+
+
+def test_streams_are_shown_and_changed(online: Environment, client: redis.Redis) -> None:
+    """FLUSH_STREAMS alone changes nothing: runs are refused until `streams apply`."""
+    client.mset({f"{PREFIX}{number}": 1 for number in range(30)})
+    assert run(online, "flush", "--vod-id", "7").returncode == 0
+    three = online | {"FLUSH_STREAMS": "3"}
+    refused = run(three, "flush")
+    assert refused.returncode == 1
+    assert "FLUSH_STREAMS=3: `" in run(three, "streams").stdout
+    report = json_of(run(three, "streams", "apply", "--json"))
+    assert (report["flush_streams"], report["changing"]) == (3, False)
+    assert [(row["stream"], row["part"]) for row in report["streams"]] == [(1, "1of3"), (2, "2of3"), (3, "3of3")]
+    stats = json_of(run(three, "flush", "--json"))["stats"]
+    assert (stats["views"], stats["flushes"]) == (29, 3)
+    assert "│ 3of3 │" in run(three, "streams").stdout
+    assert rows(three, "SELECT count(*), sum(view_count) FROM viewer.vod_view_counts") == [(30, 30)]
+    assert client.keys(PREFIX + "*") == []
 
 
 def test_flush_with_nothing_to_do(online: Environment, client: redis.Redis) -> None:

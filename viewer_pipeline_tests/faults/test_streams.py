@@ -10,9 +10,9 @@ import pytest
 from viewer_pipeline.errors import PipelineRefused
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
-from viewer_pipeline.flush.drain import drain
-from viewer_pipeline.flush.each_stream import for_each_stream
+from viewer_pipeline.flush.each_stream import drain_each_stream, for_each_stream
 from viewer_pipeline.flush.run_report import RunReport
+from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.stream_change import change_streams
 from viewer_pipeline.streams import NUMBERS, Stream, stream_of
@@ -30,12 +30,14 @@ def cut(world: World, parts: int) -> None:
 def flush_all(world: World, mode: str = "sweep", **options: object) -> list[RunReport]:
     """Flush all streams at once, as one run does."""
 
-    def flush(stores: Stores) -> RunReport:
-        snapshot = drain(stores, world.request(mode, **options))  # type: ignore[arg-type]
+    def commit(work: tuple[Stores, Snapshot]) -> RunReport:
+        stores, snapshot = work
         return bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
 
     with world.stores.ledger.keeping_connections() as ledger:
-        return for_each_stream(flush, replace(world.stores, ledger=ledger).of_each_stream())
+        streams = replace(world.stores, ledger=ledger).of_each_stream()
+        snapshots = drain_each_stream(streams, world.request(mode, **options))  # type: ignore[arg-type]
+        return for_each_stream(commit, list(zip(streams, snapshots, strict=True)))
 
 
 @pytest.fixture(params=["single Redis", "cluster"])

@@ -200,7 +200,8 @@ def test_fold_script_returns_an_outcome_for_each_part(folds: SubscriberScripts, 
     keys = ["viewer:subscriber", "viewer:changed", PREFIX + "a"]
 
     def fold(holder: str, part: int, of: int) -> Any:
-        return FOLD.run(folds._store._client, keys, [holder, number, part, of, 1, 1, len(PREFIX), "7", SOME_LEDGER.key])
+        arguments: list[str | int] = [holder, number, part, of, 1, 1, len(PREFIX), "7", SOME_LEDGER.key, 1, ""]
+        return FOLD.run(folds._store._client, keys, arguments)
 
     assert fold(token, 1, 2) == [1]
     assert fold(token, 1, 2) == [0]

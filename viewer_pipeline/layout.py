@@ -46,7 +46,7 @@ class Layout(NamedTuple):
 
     @property
     def sweep_position_field(self) -> str:
-        """The field of the subscriber's hash that tells how far a sweep of the stream has come."""
+        """The field of the subscriber's hash with the position of a sweep of the stream."""
         return self._field("sweep_position")
 
     def _field(self, name: str) -> str:

@@ -8,8 +8,13 @@ from itertools import pairwise
 
 from viewer_pipeline.bench.bench_servers import BenchServers, read_peak_mb
 from viewer_pipeline.bench.new_process import Call, call_in_new_process
-from viewer_pipeline.flush import commit, drain, verify
-from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.combined_report import combine_reports
+from viewer_pipeline.flush.each_stream import (
+    aggregate_each_stream,
+    drain_each_stream,
+    upsert_each_stream,
+    verify_each_stream,
+)
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger_reads import last_reading
 from viewer_pipeline.flush.most_viewed import most_viewed_vods
@@ -86,14 +91,15 @@ def time_run(settings: Settings, request: FlushRequest, requested_at: float) -> 
         times.append(time.perf_counter())
 
     with Stores.open(settings) as stores:
-        snapshot = drain.drain(stores, request)
+        snapshots = drain_each_stream(stores.of_each_stream(), request)
         record_settings_in_redis(stores.redis, settings)
         end_step()
-        aggregated = aggregate(snapshot.readings)
+        aggregates = aggregate_each_stream(snapshots)
         end_step()
-        report = commit.bulk_upsert(stores, snapshot, aggregated)
+        reports = upsert_each_stream(stores, snapshots, aggregates)
+        report = combine_reports(reports)
         end_step()
-        results = verify.verify(stores, report)
+        results = verify_each_stream(stores, reports)
         end_step()
         with stores.ledger.connect() as connection:
             most_viewed_vods(connection, report, TOP_VODS)
@@ -101,7 +107,7 @@ def time_run(settings: Settings, request: FlushRequest, requested_at: float) -> 
             still_parked_of_flushes(connection, report.seqs)
             report_newly_rejected(connection, request.run_id)
             read_view_totals(connection)
-            last_reading(connection, snapshot.base)
+            last_reading(connection, snapshots[0].base)
         record_run(stores.ledger, report)
     end_step()
     assert all(result.passed for result in results), results

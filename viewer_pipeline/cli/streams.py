@@ -31,11 +31,11 @@ def streams(action: Literal["apply"] | None, as_json: bool) -> None:
         if action == "apply":
             change_streams(stores, settings.flush_streams)
         with stores.ledger.connect() as connection:
-            found = read_open_streams(connection)
-            rows = [(stream, stores.of_stream(stream).ledger.last_flush(connection)) for stream in found.active]
+            open_streams = read_open_streams(connection)
+            rows = [(stream, stores.of_stream(stream).ledger.last_flush(connection)) for stream in open_streams.active]
         report: dict[str, Any] = {
             "flush_streams": settings.flush_streams,
-            "changing": bool(found.closing or found.planned),
+            "changing": bool(open_streams.closing or open_streams.planned),
             "streams": [
                 {"stream": stream.id, "part": stream.name, "last_flush": last.seq}
                 | {"pending_vods": stores.of_stream(stream).redis.changed_set_size_and_oldest()[0]}

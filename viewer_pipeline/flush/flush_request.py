@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from viewer_pipeline.flush.shared_scan import SharedScan
 from viewer_pipeline.setting_types import RedisWithoutMarker
 from viewer_pipeline.settings import RUN_COUNTERS
 from viewer_pipeline.streams import WHOLE, Stream
+
+if TYPE_CHECKING:  # imports the client of Redis, which a command line without it does not need
+    from viewer_pipeline.flush.shared_scan import SharedScan
 
 Mode = Literal["changed", "sweep", "ids"]
 

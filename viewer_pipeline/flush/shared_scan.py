@@ -46,12 +46,12 @@ class SharedScan:
             return self._alone(scanner, cursor, limit)
         self._starts[part], self._queues[part] = _Start(cursor, server, limit), SimpleQueue()
         try:
-            turn = self._barrier.wait(JOIN_SECONDS)
+            place = self._barrier.wait(JOIN_SECONDS)
         except threading.BrokenBarrierError:
-            turn = -1
-        if turn < 0 or len({*self._starts.values()}) > 1:
+            place = -1
+        if place < 0 or len({*self._starts.values()}) > 1:
             return self._alone(scanner, cursor, limit)
-        return self._for_all(scanner, cursor, limit) if turn == 0 else self._from_queue(part)
+        return self._for_all(scanner, cursor, limit) if place == 0 else self._from_queue(part)
 
     @staticmethod
     def _alone(scanner: RedisStore, cursor: int, limit: int) -> Iterator[Page]:

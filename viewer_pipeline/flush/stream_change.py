@@ -96,20 +96,22 @@ def _open_markers(
     if stores.redis.layout.cluster:
         return _open_markers_of_shards(connection, stores, before, planned)
     markers, identity = [], stores.ledger.identity(connection)
-    with stores.redis.on_one_connection() as one:
+    with stores.redis.on_one_connection() as connected:
         for old in before:
-            on_one = one.of_stream(old.ledger.stream)
-            last, marker, notes = ensure_marker(on_one, old.ledger, connection, RUN_ID)
-            settled = settle_through(on_one, old.ledger, connection, marker, last.seq)
+            of_old = connected.of_stream(old.ledger.stream)
+            last, marker, notes = ensure_marker(of_old, old.ledger, connection, RUN_ID)
+            settled = settle_through(of_old, old.ledger, connection, marker, last.seq)
             record_incidents(connection, notes + settled.notes, RUN_ID)
             markers.append(settled.marker)
         keys = [old.redis.names.marker for old in before]
-        keys += [one.of_stream(new.stream).names.marker for new in planned]
-        outcome: int = one.run_script(OPEN_STREAMS, keys, _arguments(identity, markers, planned))
+        keys += [connected.of_stream(new.stream).names.marker for new in planned]
+        outcome: int = connected.run_script(OPEN_STREAMS, keys, _arguments(identity, markers, planned))
         if outcome == 1:
             first, ledger = planned[0], markers[0].ledger
             begin = Marker(first.stream.first, 0, 0, first.epoch, ledger=ledger)
-            one.of_stream(first.stream).wait_until_reads_durable(RUN_ID, begin)  # all were made over this connection
+            connected.of_stream(first.stream).wait_until_reads_durable(
+                RUN_ID, begin
+            )  # all were made over this connection
     return outcome
 
 
@@ -140,8 +142,8 @@ def _open_markers_of_shards(
     timeline = homes[0]._replace(timeline=stores.ledger.last_flush(connection).timeline)
     outcome: int = stores.redis.run_script(OPEN_STREAMS, keys, _arguments(identity, [timeline], planned, compare=False))
     for new in planned if outcome == 1 else ():
-        one = stores.of_stream(new.stream)
-        ensure_shard_markers(one.redis, one.ledger, connection, RUN_ID)  # also waits until they are durable
+        of_new = stores.of_stream(new.stream)
+        ensure_shard_markers(of_new.redis, of_new.ledger, connection, RUN_ID)  # also waits until they are durable
     return outcome
 
 

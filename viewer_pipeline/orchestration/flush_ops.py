@@ -8,11 +8,15 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.flush import commit, verify
-from viewer_pipeline.flush.aggregate import Aggregate, aggregate
-from viewer_pipeline.flush.combined_report import combine_checks, combine_reports
-from viewer_pipeline.flush.each_stream import drain_each_stream, for_each_stream
+from viewer_pipeline.flush.aggregate import Aggregate
+from viewer_pipeline.flush.combined_report import combine_reports
+from viewer_pipeline.flush.commit import SUPERSEDED_TRIES
+from viewer_pipeline.flush.each_stream import (
+    aggregate_each_stream,
+    drain_each_stream,
+    upsert_each_stream,
+    verify_each_stream,
+)
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger_reads import last_reading
 from viewer_pipeline.flush.most_viewed import most_viewed_vods
@@ -111,7 +115,7 @@ def drain_counters(
 @dg.op(out=dg.Out(io_manager_key=IN_MEMORY), tags={"kind": "pandas"})
 def aggregate_counts(context: dg.OpExecutionContext, snapshots: list[Snapshot]) -> list[Aggregate]:
     """Turn readings into a DataFrame of one delta per VOD; reject values that can never be a count."""
-    aggregates = for_each_stream(aggregate, [snapshot.readings for snapshot in snapshots])
+    aggregates = aggregate_each_stream(snapshots)
     rejects = [reject for aggregated in aggregates for reject in aggregated.rejects]
     if rejects:
         first = rejects[0]
@@ -127,18 +131,13 @@ def bulk_upsert(
     context: dg.OpExecutionContext, snapshots: list[Snapshot], aggregates: list[Aggregate], stores: StoresResource
 ) -> list[RunReport]:
     """Commit ledger and totals in one transaction per flush, then subtract each committed batch from Redis, once."""
-
-    def commit_stream(work: tuple[Snapshot, Aggregate]) -> RunReport:
-        snapshot, aggregated = work
-        return commit.bulk_upsert(stores.of_stream(snapshot.request.stream), snapshot, aggregated)
-
     with handle_errors_and_cancellation(context):
-        reports = for_each_stream(commit_stream, list(zip(snapshots, aggregates, strict=True)))
+        reports = upsert_each_stream(stores, snapshots, aggregates)
     persisted = combine_reports(reports)
     for sentence in persisted.notes.sentences():
         context.log.warning(event("run_note", note=sentence))
     if persisted.left_over:
-        context.log.warning(event("superseded_repeatedly", tries=commit.SUPERSEDED_TRIES))
+        context.log.warning(event("superseded_repeatedly", tries=SUPERSEDED_TRIES))
     if persisted.unparked.vods:
         context.log.info(event("parked_views_counted", vods=persisted.unparked.vods, views=persisted.unparked.views))
     if persisted.recovered:
@@ -155,14 +154,9 @@ def verify_consistency(
 ) -> Iterator[Any]:
     """Compare committed flushes with the aggregated frame: ledger, totals, marker, drift. Then record run metrics."""
     started = time.perf_counter()
-
-    def verify_stream(report: RunReport) -> tuple[str, list[CheckResult]]:
-        stream = report.snapshot.request.stream
-        return stream.name, verify.verify(stores.of_stream(stream), report)
-
     persisted = combine_reports(reports)
     with handle_errors_and_cancellation(context):
-        results = combine_checks(for_each_stream(verify_stream, reports))
+        results = verify_each_stream(stores, reports)
         with stores.ledger.connect() as connection:
             state = StateAfterRun(
                 most_viewed_vods(connection, persisted, TOP_VODS),

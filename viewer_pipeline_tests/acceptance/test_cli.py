@@ -517,7 +517,7 @@ def test_held_views_are_reported_and_counted(online: Environment, client: redis.
     assert run(online, "held").stdout == "held: 0 views of 0 VODs\n"
 
 
-def test_streams_are_shown_and_changed(online: Environment, client: redis.Redis) -> None:
+def test_the_number_of_streams_is_changed(online: Environment, client: redis.Redis) -> None:
     """FLUSH_STREAMS alone changes nothing: runs are refused until `streams apply`."""
     client.mset({f"{PREFIX}{number}": 1 for number in range(30)})
     assert run(online, "flush", "--vod-id", "7").returncode == 0

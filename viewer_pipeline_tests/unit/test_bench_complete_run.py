@@ -33,7 +33,7 @@ def test_every_step_is_complete() -> None:
     steps: list[Any] = [op.compute_fn for op in ops]
     called = set[str]().union(*(calls_of_core(step.decorated_fn.__code__, vars(flush_ops)) for step in steps))
     assert called == calls_of_core(complete_run.time_run.__code__, vars(complete_run))
-    assert {"drain", "commit", "verify", "most_viewed_vods", "record_run"} <= called
+    assert {"drain_each_stream", "upsert_each_stream", "verify_each_stream", "record_run"} <= called
     assert complete_run.TOP_VODS == flush_metadata.TOP_VODS
 
 

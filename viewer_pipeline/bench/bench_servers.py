@@ -47,8 +47,11 @@ class BenchServers:
 
 
 @contextmanager
-def bench_servers(*, set_target_table: bool = False) -> Iterator[BenchServers]:
-    """Start the servers in a temporary directory; `set_target_table`: the settings name the table of bench_target."""
+def bench_servers(*, set_target_table: bool = False, streams: int = 1) -> Iterator[BenchServers]:
+    """Start the servers in a temporary directory.
+
+    `set_target_table`: the settings name the table of bench_target. `streams`: FLUSH_STREAMS.
+    """
     with TemporaryDirectory(prefix="viewer-bench-") as home:
         postgres, server = (
             PostgresServer(Path(home), port=find_free_port()),
@@ -58,7 +61,7 @@ def bench_servers(*, set_target_table: bool = False) -> Iterator[BenchServers]:
             postgres.start()
             server.start()
             migrate(postgres.url, with_dagster=False)
-            settings = _settings_for(postgres.url, server.url, set_target_table=set_target_table)
+            settings = _settings_for(postgres.url, server.url, set_target_table=set_target_table, streams=streams)
             with connect(server.url) as client, psycopg.connect(postgres.url, autocommit=True) as connection:
                 yield BenchServers(settings, client, connection, postgres.process.reaper_pid)
         finally:
@@ -66,13 +69,14 @@ def bench_servers(*, set_target_table: bool = False) -> Iterator[BenchServers]:
             postgres.stop()
 
 
-def _settings_for(database_url: str, redis_url: str, *, set_target_table: bool) -> Settings:
+def _settings_for(database_url: str, redis_url: str, *, set_target_table: bool, streams: int) -> Settings:
     """Return settings for these servers, whatever the environment says of others."""
     return Settings(
         _env_file=None,
         database_url=database_url,
         redis_url=redis_url,
         counter_prefix=PREFIX,
+        flush_streams=streams,
         redis_wait_replicas=0,
         redis_wait_aof=0,
         postgres_wait_standbys=0,

@@ -14,6 +14,7 @@ from viewer_pipeline.cli.option_types import Number, Seconds
 from viewer_pipeline.cli.output import echo_progress, echo_result, json_option
 from viewer_pipeline.flush.flush_request import FlushRequest, Mode
 from viewer_pipeline.settings import load_settings
+from viewer_pipeline.streams import MAX_PARTS
 
 if TYPE_CHECKING:  # imports pandas
     from viewer_pipeline.bench.flush_stats import FlushStats
@@ -187,10 +188,40 @@ def runs(rounds: int, seconds: float, idle_seconds: float, interval_ms: int, as_
     echo_result(stats, partial(result_tables.print_runs_table, stats), as_json=as_json)
 
 
+@bench.command()
+@click.option(
+    "--counters",
+    "sizes",
+    default=(100_000, 1_000_000),
+    multiple=True,
+    show_default=True,
+    type=Number(1, 100_000_000),
+    help="Number of counters; give it again for more sizes.",
+)
+@click.option(
+    "--streams",
+    default=(1, 2),
+    multiple=True,
+    show_default=True,
+    type=Number(1, MAX_PARTS),
+    help="FLUSH_STREAMS; give it again for more.",
+)
+@json_option
+def scale(sizes: tuple[int, ...], streams: tuple[int, ...], as_json: bool) -> None:
+    """Flush many counters, in one stream and in several.
+
+    Of VODs without totals, then of the same again; each number on fresh servers. Checks that each view counts once.
+    """
+    from viewer_pipeline.bench import bench_scale, scale_table
+
+    stats = bench_scale.bench_scale(_request(), sizes, streams, echo_progress)
+    echo_result({"scale": stats}, partial(scale_table.print_scale_tables, stats), as_json=as_json)
+
+
 @bench.command("all")
 @bench_options
 def bench_all(runs: int, as_json: bool) -> None:
-    """Run all but `runs`, with their defaults."""
+    """Run all but `runs` and `scale`, with their defaults."""
     from viewer_pipeline.bench import bench_messages, bench_reconcile, bench_target, bench_unrelated_keys, flush_tables
     from viewer_pipeline.bench import result_tables as tables
 

@@ -16,9 +16,8 @@ def print_scale_tables(stats: Sequence[ScaleStats]) -> None:
     alone = {(each.counters, each.what): each.flush for each in stats if each.streams == 1}
     times = _table("flush s", "per second", "one stream / this", "complete s", "runs", title="time")
     seconds = _table("process", "PostgreSQL", "Redis", title="CPU seconds")
-    sizes = _table(
-        "process MB", "Redis MB", "WAL B", "ledger B", "totals B", title="peak memory; bytes for each counter"
-    )
+    title = "peak memory; bytes for each counter"
+    sizes = _table("process MB", "Redis MB", "WAL B", "ledger B", "totals B", title=title)
     for each in stats:
         name = f"{each.counters:,}", str(each.streams), each.what
         reference = alone.get((each.counters, each.what))
@@ -40,6 +39,4 @@ def print_scale_tables(stats: Sequence[ScaleStats]) -> None:
 
 def _table(*headers: str, title: str) -> Table:
     columns = ("counters", "streams", "totals", *headers)
-    return Table(
-        *(Column(header, justify="left" if header == "totals" else "right") for header in columns), title=title
-    )
+    return Table(*(Column(name, justify="left" if name == "totals" else "right") for name in columns), title=title)

@@ -25,6 +25,7 @@ from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.flush.ledger_streams import PlannedStream, activate, plan_change, replan_change
 from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.layout import slot_of_shard
@@ -64,7 +65,8 @@ def change_streams(stores: Stores, parts: int) -> StreamChange:
         for _ in range(TRIES):
             before = [stores.of_stream(stream) for stream in plan.closing]
             outcome = _open_markers(connection, stores, before, plan.planned)
-            if outcome == IN_USE:  # of a change that PostgreSQL has lost
+            if outcome == IN_USE:  # by a change that PostgreSQL has lost
+                record_incidents(connection, RunNotes(postgres_rolled_back=True), RUN_ID)
                 plan = replan_change(connection, parts)
             elif outcome != MOVED:
                 break

@@ -309,7 +309,10 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "read": lambda store: store.read([[b"a"], [b"b"]]),
     "now": lambda store: store.now(),
     "changed_set_size_and_oldest": lambda store: store.changed_set_size_and_oldest(),
+    "announce": lambda store: store.announce(["a"]),
+    "delete_changed_set": lambda store: store.delete_changed_set(),
     "request_sweep": lambda store: store.request_sweep("test"),
+    "request_sweeps": lambda store: store.request_sweeps("test"),
     "request_sweep_unless_requested": lambda store: store.request_sweep_unless_requested("test"),
     "write_subscriber_field": lambda store: store.write_subscriber_field("settings", b"{}"),
     "require_writes": lambda store: store.require_writes(),
@@ -342,7 +345,16 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "on_one_connection": begin_on_one_server,
 }
 # They send nothing to a single Redis.
-OFFLINE = {"of_prefix", "leave_server", "node_clients", "unserved_slots", "has_hold", "delete_shard_markers"}
+OFFLINE = {
+    "of_prefix",
+    "of_stream",
+    "of_each_part",
+    "leave_server",
+    "node_clients",
+    "unserved_slots",
+    "has_hold",
+    "delete_shard_markers",
+}
 
 
 FOLDS: dict[str, Callable[[SubscriberScripts], object]] = {

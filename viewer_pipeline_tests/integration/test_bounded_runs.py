@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from viewer_pipeline.cli.in_process_runs import run_flushes
-from viewer_pipeline.flush import commit, counter_reader
+from viewer_pipeline.flush import commit, counter_reader, each_stream
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
@@ -17,7 +17,6 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_position import SweepPart, SweepPosition
-from viewer_pipeline.orchestration import flush_ops
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
@@ -285,7 +284,7 @@ def test_the_command_goes_on_after_a_run_that_others_superseded(
         return aggregate(readings)
 
     monkeypatch.setattr(commit, "SUPERSEDED_TRIES", 1)
-    monkeypatch.setattr(flush_ops, "aggregate", commit_first)
+    monkeypatch.setattr(each_stream, "aggregate", commit_first)
     world.send("vod0000")
     flush_by_command(dagster, dagster_settings)
     world.assert_all_persisted()

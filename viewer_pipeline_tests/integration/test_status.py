@@ -174,8 +174,8 @@ def test_lost_settings_and_the_time_zone(dagster_settings: Settings, client: red
         world.send("a", 5)
         world.flush()
         world.execute(
-            "INSERT INTO viewer.daily_rollup (day, last_flush, vods, views, starts_at, ends_at, time_zone)"
-            " VALUES (current_date, 0, 0, 0, now() - interval '3 hours', now() + interval '21 hours', 'Asia/Tokyo')"
+            "INSERT INTO viewer.daily_rollup (day, through, vods, views, starts_at, ends_at, time_zone)"
+            " VALUES (current_date, '{}', 0, 0, now() - interval '3 hours', now() + interval '21 hours', 'Asia/Tokyo')"
         )
         output = render_status(read_status(dagster_settings), UNLIMITED)
         remedies = remedies_of(dagster_settings)

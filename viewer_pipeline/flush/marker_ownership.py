@@ -13,7 +13,6 @@ from viewer_pipeline.errors import PipelineRefused, ViewerPipelineError
 from viewer_pipeline.flush.counter_reader import Pipeline
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
-from viewer_pipeline.flush.ledger_reads import pruned_through
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.open_store import open_store
@@ -181,12 +180,12 @@ def compare_histories(
     """
     markers = by_shard.values()
     distinct = {(marker.seq, marker.flush_id) for marker in markers if marker.flush_id}
-    newest_before, pruned = dict[int, int](), pruned_through(connection, layout.stream) if distinct else 0
+    newest_before = dict[int, int]()
     parameters: dict[str, object] = {
         "seqs": [seq for seq, _ in distinct],
         "flush_ids": [flush_id for _, flush_id in distinct],
     }
-    for seq, flush_id, newest, newest_id in connection.execute(SQL["newest_flushes_through"], parameters):
+    for seq, flush_id, newest, newest_id, pruned in connection.execute(SQL["newest_flushes_through"], parameters):
         if newest == seq and newest_id != flush_id:
             shards = [shard for shard, marker in by_shard.items() if marker[0] == seq and marker.flush_id == flush_id]
             return Divergence(seq, newest_id, shards), newest_before

@@ -10,11 +10,17 @@ WHERE (seq = %(seq)s::bigint AND flush_id::text <> %(flush_id)s) OR (seq > %(mis
 ORDER BY seq LIMIT 1
 
 -- name: newest_flushes_through
--- For each marker of some shards (its flush and that flush's id): the newest flush of its stream at or below its number.
-SELECT m.seq, m.flush_id, f.seq, f.flush_id::text
+-- For each marker of some shards (its flush and that flush's id): the newest flush of its stream at or below its number, and
+-- the last one of the stream that retention has deleted.
+SELECT
+    m.seq, m.flush_id, f.seq, f.flush_id::text,
+    (SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes WHERE stream = viewer.stream_of(m.seq))
 FROM unnest(%(seqs)s::bigint[], %(flush_ids)s::text[]) AS m (seq, flush_id)
-LEFT JOIN LATERAL (SELECT seq, flush_id FROM viewer.flush
-    WHERE seq BETWEEN viewer.stream_start(m.seq) AND m.seq ORDER BY seq DESC LIMIT 1) AS f ON TRUE
+LEFT JOIN LATERAL (
+    SELECT seq, flush_id FROM viewer.flush
+    WHERE seq BETWEEN viewer.stream_start(m.seq) AND m.seq
+    ORDER BY seq DESC LIMIT 1
+) AS f ON TRUE
 
 -- name: flush_that_was_missing
 -- A flush of the ledger among those that it lacked when a shard was last settled; no row if there is none.

@@ -22,6 +22,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores import grouped_scripts
 from viewer_pipeline.stores.cluster_nodes import ClusterNodes, ScriptCall
 from viewer_pipeline.stores.redis import Script
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld
 
 FIRST, SECOND = "1{shard}", "2{shard}"  # two VODs of one shard
@@ -144,6 +145,6 @@ def test_between_a_group_and_a_call_by_itself(world: ClusterWorld, monkeypatch: 
 def prepare(world: ClusterWorld) -> None:
     """Let the cluster be as if all markers had been made, and that of the shard was lost since."""
     with world.stores.ledger.connect() as connection:
-        last: LastFlush = last_flush(connection)
+        last: LastFlush = last_flush(connection, WHOLE)
     world.stores.redis.begin("before", last, world.identity)
     as_cluster(world.stores.redis).set_prepared(last.timeline, 0)

@@ -22,11 +22,11 @@ from hypothesis.stateful import (
     rule,
 )
 
-from viewer_pipeline.flush import shard_drain, transaction
+from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.cluster_store import ClusterStore, as_cluster
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.layout import key_slot
+from viewer_pipeline.layout import Layout, key_slot
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.held_views import count_held, held_by_epoch
@@ -238,7 +238,7 @@ def machine(
     servers_home: Path, redis_cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[type[Machine]]:
     """The machine with its own PostgreSQL. Only the shards of its VODs get markers, of 16384."""
-    monkeypatch.setattr(shard_drain, "SHARDS", sorted(SHARDS.values()))
+    monkeypatch.setattr(Layout, "shards", sorted(SHARDS.values()))
     Machine.postgres, Machine.cluster = PostgresServer(servers_home, throw_away=True), redis_cluster
     Machine.postgres.start()
     try:

@@ -10,7 +10,7 @@ import psycopg
 from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import PipelineRefused
 from viewer_pipeline.stores.named_queries import named_queries
-from viewer_pipeline.streams import Stream
+from viewer_pipeline.streams import MAX_STREAM, Stream
 from viewer_pipeline.text_formatting import pluralize
 
 SQL = named_queries(__name__)
@@ -60,27 +60,54 @@ def active_streams(connection: psycopg.Connection, expected: int) -> Sequence[St
 def plan_change(connection: psycopg.Connection, parts: int) -> OpenStreams:
     """Close the active streams to flushes, and plan one for each of `parts` parts. An earlier plan of as many stays.
 
-    Returns no `closing` and no `planned` ones where as many are active. Safe to repeat.
+    Returns no `closing` and no `planned` ones where as many are active. Safe to repeat. Raises PipelineRefused where
+    the ledger has no numbers for as many streams.
     """
     with connection.transaction():
         connection.execute(SQL["lock_change"])
         streams = read_open_streams(connection)
         if len(streams.active) != parts and len(streams.planned) != parts:
-            connection.execute(SQL["close_streams"])
-            connection.execute(SQL["plan_streams"], {"parts": parts})
-            streams = read_open_streams(connection)
+            streams = _plan(connection, parts)
     return streams
 
 
-def replan_change(connection: psycopg.Connection, parts: int) -> OpenStreams:
-    """Plan other streams for `parts` parts: those that were planned have markers in Redis already."""
+def replan_change(connection: psycopg.Connection, planned: Sequence[PlannedStream]) -> OpenStreams:
+    """Plan as many other streams, unless that was done already: some that were planned have markers in Redis.
+
+    Raises PipelineRefused if another number of streams was planned meanwhile.
+    """
     with connection.transaction():
         connection.execute(SQL["lock_change"])
-        connection.execute(SQL["close_streams"])
-        connection.execute(SQL["plan_streams"], {"parts": parts})
-    return read_open_streams(connection)
+        streams = read_open_streams(connection)
+        if streams.planned == planned:
+            streams = _plan(connection, len(planned))
+        if len(streams.planned) != len(planned):
+            raise _other_change()
+    return streams
 
 
-def activate(connection: psycopg.Connection) -> None:
-    """Let flushes commit in the planned streams. Their predecessors must be settled."""
-    connection.execute(SQL["activate_streams"])
+def activate(connection: psycopg.Connection, planned: Sequence[PlannedStream]) -> None:
+    """Let flushes commit in the planned streams. Their predecessors must be settled. Safe to repeat.
+
+    Raises PipelineRefused if others were planned meanwhile, which have no markers yet.
+    """
+    with connection.transaction():
+        connection.execute(SQL["lock_change"])
+        streams = read_open_streams(connection)
+        if streams.planned == planned:
+            connection.execute(SQL["activate_streams"])
+        elif streams.active != [new.stream for new in planned]:
+            raise _other_change()
+
+
+def _plan(connection: psycopg.Connection, parts: int) -> OpenStreams:
+    connection.execute(SQL["close_streams"])
+    connection.execute(SQL["plan_streams"], {"parts": parts})
+    streams = read_open_streams(connection)
+    if (last := streams.planned[-1].stream.id) > MAX_STREAM:
+        raise PipelineRefused(f"stream {last} would be above {MAX_STREAM}, the last one that can be")
+    return streams
+
+
+def _other_change() -> PipelineRefused:
+    return PipelineRefused(f"the streams were changed twice at once; repeat `{command_to_type('streams apply')}`")

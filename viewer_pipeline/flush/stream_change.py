@@ -40,8 +40,8 @@ SQL = named_queries(__name__)
 
 OPEN_STREAMS = Script.load("flush/claim", "flush/open_streams")
 RUN_ID = "streams"
-TRIES = 3  # because a marker moved, or has a stream's number already
-MOVED, IN_USE = 0, -1  # outcomes of the script
+TRIES = 3  # because a marker moved
+OPENED, MOVED, IN_USE = 1, 0, -1  # outcomes of the script
 SWEEP_REASON = "the VODs were cut into another number of streams"
 
 
@@ -56,23 +56,22 @@ def change_streams(stores: Stores, parts: int) -> StreamChange:
     """Cut the VODs into `parts` parts with a stream each, once all flushes of the streams before are settled.
 
     Raises the errors of a drain, MarkerMoved, and RedisUnavailable where a node of a cluster does not answer: no run
-    commits then until it is repeated.
+    commits then until it is repeated. Raises PipelineRefused where another change was made meanwhile, and where the
+    ledger has no numbers for as many streams.
     """
     with stores.ledger.connect() as connection:
         plan = plan_change(connection, parts)
         if not plan.planned:
             return StreamChange(plan.active, plan.active)
-        for _ in range(TRIES):
-            before = [stores.of_stream(stream) for stream in plan.closing]
-            outcome = _open_markers(connection, stores, before, plan.planned)
+        before = [stores.of_stream(stream) for stream in plan.closing]
+        moved = 0
+        while (outcome := _open_markers(connection, stores, before, plan.planned)) != OPENED:
             if outcome == IN_USE:  # by a change that PostgreSQL has lost
                 record_incidents(connection, RunNotes(postgres_rolled_back=True), RUN_ID)
-                plan = replan_change(connection, parts)
-            elif outcome != MOVED:
-                break
-        else:
-            raise MarkerMoved("the streams before were settled by runs again and again; stop all runs, and repeat this")
-        activate(connection)
+                plan = replan_change(connection, plan.planned)
+            elif (moved := moved + 1) == TRIES:
+                raise MarkerMoved("the streams before were settled again and again; stop all runs, and repeat this")
+        activate(connection, plan.planned)
     after = [planned.stream for planned in plan.planned]
     for stream in after:
         stores.of_stream(stream).redis.request_sweep(SWEEP_REASON)
@@ -108,7 +107,7 @@ def _open_markers(
         keys = [old.redis.names.marker for old in before]
         keys += [connected.of_stream(new.stream).names.marker for new in planned]
         outcome: int = connected.run_script(OPEN_STREAMS, keys, _arguments(identity, markers, planned))
-        if outcome == 1:
+        if outcome == OPENED:
             first, ledger = planned[0], markers[0].ledger
             begin = Marker(first.stream.first, 0, 0, first.epoch, ledger=ledger)
             connected.of_stream(first.stream).wait_until_reads_durable(
@@ -123,9 +122,14 @@ def _open_markers_of_shards(
     """Do the same in a cluster, shard by shard. The markers of the home slot come last: by them a stream begins."""
     markers, homes = dict[int, tuple[str, Marker]](), list[Marker]()
     for old in before:
-        if obstacle := settle_all_shards(old.redis, old.ledger, connection, RUN_ID).obstacle:
-            raise RedisUnavailable(obstacle)
-        markers |= _markers_by_shard(as_cluster(old.redis))
+        settled = settle_all_shards(old.redis, old.ledger, connection, RUN_ID)
+        if settled.obstacle:
+            raise RedisUnavailable(settled.obstacle)
+        of_stream = _markers_by_shard(as_cluster(old.redis))
+        end = settled.last.seq, settled.last.batches
+        if any(marker[:2] < end for _, marker in of_stream.values()):  # its node has fallen back since
+            return MOVED
+        markers |= of_stream
         homes.append(_required(old.redis.marker(), old.redis.names.marker))
     # The system may have been unknown when the pipeline was registered.
     identity = stores.ledger.identity(connection)._replace(system=homes[0].ledger.split("/")[1])
@@ -138,12 +142,12 @@ def _open_markers_of_shards(
             calls.append(ScriptCall(slot_of_shard(shard), [key, cluster.layout.marker_key(shard)], arguments))
         replies = cluster.nodes.run_script_following(OPEN_STREAMS, calls)
         with redis_errors(cluster.url):
-            if refusals := [reply for reply in require_values(replies) if reply != 1]:
+            if refusals := [reply for reply in require_values(replies) if reply != OPENED]:
                 return int(refusals[0])
     keys = [stores.of_stream(new.stream).redis.names.marker for new in planned]
     timeline = homes[0]._replace(timeline=stores.ledger.last_flush(connection).timeline)
     outcome: int = stores.redis.run_script(OPEN_STREAMS, keys, _arguments(identity, [timeline], planned, compare=False))
-    for new in planned if outcome == 1 else ():
+    for new in planned if outcome == OPENED else ():
         of_new = stores.of_stream(new.stream)
         ensure_shard_markers(of_new.redis, of_new.ledger, connection, RUN_ID)  # also waits until they are durable
     return outcome

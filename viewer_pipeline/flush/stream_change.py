@@ -1,4 +1,4 @@
-"""Changing the number of streams: all that was committed is settled first, then new streams take over (docs/adr/0026).
+"""Changing the number of streams: all that was committed is settled first, then new streams take over (docs/adr/0027).
 
 1. In the ledger, the active streams are closed to flushes, and new ones are planned.
 2. What the old streams have committed is settled.

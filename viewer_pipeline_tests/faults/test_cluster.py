@@ -354,8 +354,8 @@ def test_retention_has_deleted_flushes_after_the_marker(cluster_world: ClusterWo
     there = ids_at(world, primary)
     world.flush()
     world.execute(
-        "INSERT INTO viewer.pruned_flushes (mode, flushes, counters, views, last_seq, last_committed_at)"
-        " SELECT 'sweep', count(*), sum(counters), sum(views), max(seq), max(committed_at)"
+        "INSERT INTO viewer.pruned_flushes (mode, stream, flushes, counters, views, last_seq, last_committed_at)"
+        " SELECT 'sweep', 0, count(*), sum(counters), sum(views), max(seq), max(committed_at)"
         " FROM viewer.flush WHERE seq < %s",
         world.seqs()[-1],
     )

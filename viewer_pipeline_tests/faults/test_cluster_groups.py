@@ -17,11 +17,12 @@ from viewer_pipeline.flush import cluster_store
 from viewer_pipeline.flush.cluster_store import as_cluster
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.run_report import RunReport
-from viewer_pipeline.layout import SLOTS, key_slot
+from viewer_pipeline.layout import key_slot
 from viewer_pipeline.stack.redis_server import find_executable_in_wheel
 from viewer_pipeline.stores import cluster_nodes
 from viewer_pipeline.stores.grouped_scripts import GroupedScript, ScriptGroups
 from viewer_pipeline.stores.redis import Script
+from viewer_pipeline.streams import SLOTS
 from viewer_pipeline_tests.support.calls import Call, watching
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_migration import SlotMigration

@@ -1,4 +1,4 @@
-"""A prototype: whole streams in the ledgers of two PostgreSQL servers, without a common transaction (docs/adr/0027).
+"""A prototype: whole streams in the ledgers of two PostgreSQL servers, without a common transaction (docs/adr/0028).
 
 Each server has the ledger and the totals of one part of the VODs. No transaction spans both, because a stream never
 waits for another one. What a product of it would lack is in the ADR.

@@ -84,7 +84,7 @@ def test_connections_that_the_servers_closed_between_two_steps(world: World, mon
         world.client.client_kill_filter(_type="normal", skipme=True)
         return aggregate(*arguments)
 
-    monkeypatch.setattr("viewer_pipeline.orchestration.flush_ops.aggregate", close_and_aggregate)
+    monkeypatch.setattr("viewer_pipeline.flush.each_stream.aggregate", close_and_aggregate)
     result = run_flush(world)
     assert result.success
     assert not [event for event in result.all_events if event.is_step_up_for_retry]

@@ -138,7 +138,7 @@ def test_migration_from_0_1_0_keeps_every_row_and_rewrites_none(
     assert rows(fresh_url, "SELECT after FROM viewer.parked_cursor") == [("m",)]
 
 
-@pytest.mark.parametrize("column", ["flush.stream", "flush_batch.stream", "flush_batch.shard"])
+@pytest.mark.parametrize("column", ["stream.stream", "stream.part", "flush_batch.shard"])
 def test_streams_and_shards_are_not_negative(fresh_url: str, column: str) -> None:
     """A check refuses it."""
     migrate(fresh_url, with_dagster=False)

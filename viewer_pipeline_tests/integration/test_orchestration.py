@@ -200,7 +200,7 @@ def _tamper(monkeypatch: pytest.MonkeyPatch, tamper: Any) -> None:
         tamper(stores)
         return verify(stores, persisted)
 
-    monkeypatch.setattr("viewer_pipeline.flush.verify.verify", tamper_and_verify)
+    monkeypatch.setattr("viewer_pipeline.flush.each_stream.verify", tamper_and_verify)
 
 
 def test_transient_errors_are_retried(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,6 +386,8 @@ def tick(instance: dg.DagsterInstance, redis_url: str) -> dg.RunRequest | dg.Ski
     settings = Settings(redis_url=redis_url, database_url=NO_DATABASE, sensor_scan_max_keys=0)
     with dg.build_sensor_context(instance=instance, resources={"settings": settings}) as context:
         result = view_count_updates_sensor(context)
+    if isinstance(result, list):
+        (result,) = result
     assert isinstance(result, dg.RunRequest | dg.SkipReason)
     return result
 

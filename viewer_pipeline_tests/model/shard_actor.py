@@ -41,6 +41,7 @@ from viewer_pipeline.stores.cluster_map import Address
 from viewer_pipeline.stores.cluster_nodes import ClusterNodes, Command, Reply, ScriptCall
 from viewer_pipeline.stores.grouped_scripts import GroupedScript, ScriptGroups, SlotCall
 from viewer_pipeline.stores.redis import Script, connect
+from viewer_pipeline.streams import Stream
 from viewer_pipeline.target.add_or_park import FetchTotals
 from viewer_pipeline_tests.support.dying import Died
 from viewer_pipeline_tests.support.world import PREFIX
@@ -387,13 +388,13 @@ def _held(function: Any, name: str) -> Any:
     return call
 
 
-def _last_flush(connection: psycopg.Connection) -> Any:
+def _last_flush(connection: psycopg.Connection, stream: Stream) -> Any:
     """Wait, except for the first time of a drain, which belongs to the step that began it."""
     actor = HeldLedger.actors[id(connection)]
     if actor.has_ledger:
         actor.call("reads the ledger again")
     actor.has_ledger = True
-    return ledger_reads.last_flush(connection)
+    return ledger_reads.last_flush(connection, stream)
 
 
 def _split_frame(connection: psycopg.Connection, frame: Any) -> Any:

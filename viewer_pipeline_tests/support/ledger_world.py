@@ -45,7 +45,7 @@ class History:
                 Batch(base + 1, number, len(pairs), taken_at, pair, [views[vod_id] for vod_id in pair])
                 for number, pair in enumerate(pairs, 1)
             ]
-            new = Flush(base + 1, base, uuid4(), "run", mode, taken_at, batches, timeline=last.timeline)
+            new = Flush(base + 1, base, uuid4(), "run", mode, taken_at, batches, last.flush_id, timeline=last.timeline)
             assert ledger.commit(connection, new) is not None
         return base + 1
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from viewer_pipeline.flush import cluster_store, commit, shard_drain
+from viewer_pipeline.flush import cluster_store, commit
 from viewer_pipeline.flush.cluster_store import DRAIN, DRAIN_EACH, DRAIN_GROUPED, ClusterStore, as_cluster
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_row_types import Flush, LastFlush
@@ -19,6 +19,7 @@ from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.shard_settle import ShardSettler
 from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.layout import Layout
 from viewer_pipeline.stores import grouped_scripts
 from viewer_pipeline.stores.cluster_nodes import ClusterNodes, ScriptCall
 from viewer_pipeline.stores.redis import Script
@@ -71,7 +72,7 @@ def world(cluster_world: ClusterWorld, monkeypatch: pytest.MonkeyPatch) -> Clust
     """A world with views in one shard, the only one that gets a marker; a call reads one counter."""
     monkeypatch.setattr(cluster_store, "DRAIN_COUNT", 1)
     shards = as_cluster(cluster_world.stores.redis).layout.shards_of_ids([FIRST])
-    monkeypatch.setattr(shard_drain, "SHARDS", shards)
+    monkeypatch.setattr(Layout, "shards", shards)
     cluster_world.send(FIRST, 5)
     cluster_world.send(SECOND, 5)
     return cluster_world

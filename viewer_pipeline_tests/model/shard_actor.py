@@ -19,6 +19,7 @@ from viewer_pipeline.flush import (
     cluster_counters,
     commit,
     drain,
+    ledger,
     ledger_reads,
     marker_ownership,
     shard_drain,
@@ -36,6 +37,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.shard_settle import ShardSettler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_position import SweepPart
+from viewer_pipeline.layout import Layout
 from viewer_pipeline.stores import cluster_nodes
 from viewer_pipeline.stores.cluster_map import Address
 from viewer_pipeline.stores.cluster_nodes import ClusterNodes, Command, Reply, ScriptCall
@@ -412,12 +414,12 @@ def held_calls(shards: Sequence[int]) -> Iterator[None]:
         for owner, name, value in (
             (cluster_counters, "ClusterNodes", HeldNodes),
             (shard_snapshot, "ShardSettler", HeldSettler),
-            (shard_drain, "last_flush", _last_flush),
+            (ledger, "last_flush", _last_flush),
             (shard_drain, "require_undiverged_shards", check),
             (shard_settle, "require_undiverged_shards", check),
             (shard_snapshot, "split_frame", _split_frame),
             (transaction, "commit_flush", _held(transaction.commit_flush, "commits")),
-            (shard_drain, "SHARDS", shards),
+            (Layout, "shards", property(lambda _: shards)),
             (commit, "SUPERSEDED_TRIES", TRIES),
             (cluster_nodes, "FOLLOW_TRIES", 3),
             (cluster_nodes, "FOLLOW_SECONDS", 0.001),

@@ -33,7 +33,7 @@ class ScaleStats:
 
     counters: int
     streams: int
-    what: str  # insert: of VODs that have no total; update: of VODs that have one
+    totals: str  # insert: of VODs that have no total; update: of VODs that have one
     flush: float  # seconds: drain to settled, of all runs
     complete_run: float  # seconds: with start, verification and the rest
     runs: float
@@ -65,12 +65,12 @@ def _bench(request: FlushRequest, counters: int, streams: int) -> list[ScaleStat
         with Stores.open(servers.settings) as stores:
             change_streams(stores, streams)
         stats = []
-        for done, what in enumerate(PASSES, 1):
+        for done, totals in enumerate(PASSES, 1):
             _increment(servers.client, counters)
             servers.wait_for_rewrite()
             run, usage = measure_usage(servers, run_until_flushed, servers, request, counters)
             _require_exact(servers, counters, done)
-            stats.append(_stats(servers, run, usage, streams, what))
+            stats.append(_stats(servers, run, usage, streams, totals))
             servers.connection.execute("VACUUM ANALYZE viewer.vod_view_counts")
     return stats
 
@@ -88,14 +88,14 @@ def _require_exact(servers: BenchServers, counters: int, passes: int) -> None:
     assert (vods, views, left) == (counters, expected, None), f"{vods} VODs, {views} views of {expected}, left {left}"
 
 
-def _stats(servers: BenchServers, run: CompleteRun, usage: ServerUsage, streams: int, what: str) -> ScaleStats:
+def _stats(servers: BenchServers, run: CompleteRun, usage: ServerUsage, streams: int, totals: str) -> ScaleStats:
     memory = servers.client.info("memory")
     ledger_bytes, totals_bytes = map(float, fetch_one(servers.connection, SQL["read_bytes_per_counter"]))
     seconds = run.seconds
     return ScaleStats(
         counters=run.counters,
         streams=streams,
-        what=what,
+        totals=totals,
         flush=seconds.flush,
         complete_run=seconds.complete_run,
         runs=run.processes,

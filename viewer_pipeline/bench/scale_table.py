@@ -13,14 +13,14 @@ from viewer_pipeline.bench.result_tables import WIDTH
 
 def print_scale_tables(stats: Sequence[ScaleStats]) -> None:
     """Print times with the ratio to one stream, then what they cost."""
-    alone = {(each.counters, each.what): each.flush for each in stats if each.streams == 1}
+    alone = {(each.counters, each.totals): each.flush for each in stats if each.streams == 1}
     times = _table("flush s", "per second", "one stream / this", "complete s", "runs", title="time")
     seconds = _table("process", "PostgreSQL", "Redis", title="CPU seconds")
     title = "peak memory; bytes for each counter"
     sizes = _table("process MB", "Redis MB", "WAL B", "ledger B", "totals B", title=title)
     for each in stats:
-        name = f"{each.counters:,}", str(each.streams), each.what
-        reference = alone.get((each.counters, each.what))
+        name = f"{each.counters:,}", str(each.streams), each.totals
+        reference = alone.get((each.counters, each.totals))
         times.add_row(
             *name,
             f"{each.flush:.2f}",

@@ -25,7 +25,7 @@ from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.flush_request import Mode
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.layout import Layout, key_slot
+from viewer_pipeline.layout import key_slot
 from viewer_pipeline_tests.support.calls import (
     Call,
     Killer,

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.flush import shard_drain
 from viewer_pipeline.flush.cluster_store import ClusterStore
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.layout import key_slot
+from viewer_pipeline.layout import Layout, key_slot
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -40,7 +39,7 @@ def url_of(cluster: RedisCluster) -> str:
 def limit_shards(monkeypatch: pytest.MonkeyPatch, vod_ids: Iterable[str]) -> None:
     """Let runs make markers for the shards of these VODs only: all 16384 take the first run of a test a second."""
     shards = sorted({key_slot((PREFIX + vod_id).encode()) + 1 for vod_id in vod_ids})
-    monkeypatch.setattr(shard_drain, "SHARDS", shards)
+    monkeypatch.setattr(Layout, "shards", shards)
 
 
 @contextmanager

@@ -24,6 +24,8 @@ NO_METRICS = {"viewer_pipeline", "viewer_pipeline_tests"}  # names that begin as
 # Other variables that pages set: of tests, servers and shells.
 OTHERS = {
     "TAG",  # of make release-check
+    "LOCK",  # an argument of the build
+    "IMAGE_LOCK",  # of docker-compose.yaml: that argument
     "COMPOSE_PROFILES",
     "DAGSTER_HOME",
     "JOBS",

@@ -43,6 +43,11 @@ class Stream(NamedTuple):
         """Its part in words, such as `1of2`: in keys, partitions and metrics."""
         return f"{self.part + 1}of{self.parts}"
 
+    @property
+    def subject(self) -> str:
+        """Its name where there are several, to begin a message; empty where it has all VODs."""
+        return f"stream {self.name}" if self.parts > 1 else ""
+
 
 WHOLE = Stream()  # of a pipeline whose VODs were never cut into parts
 

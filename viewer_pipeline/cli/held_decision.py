@@ -69,7 +69,7 @@ def _choose(held: Sequence[HeldEpoch], epoch: str | None) -> str | None:
 
 def _count(settings: Settings, epoch: str) -> Decided:
     with Stores.open(settings) as stores, stores.ledger.connect() as connection:
-        adjuster = Adjuster(stores, connection, uuid4().hex, settings.batch_size)
+        adjuster = Adjuster(stores.of_each_stream(connection)[0], connection, uuid4().hex, settings.batch_size)
         return count_held(adjuster, stores.ledger.target(connection), epoch, settings.max_counters_per_flush)
 
 

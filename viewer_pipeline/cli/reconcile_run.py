@@ -34,7 +34,7 @@ def run_reconcile(settings: Settings, *, repair: bool) -> ReconcileResult:
 def run_undo(settings: Settings, seq: int) -> Flush:
     """Undo the adjustments of a flush. Raises CannotUndo."""
     with Stores.open(settings) as stores, stores.ledger.connect() as connection:
-        adjuster = Adjuster(stores, connection, uuid4().hex, settings.batch_size)
+        adjuster = Adjuster(stores.of_each_stream(connection)[0], connection, uuid4().hex, settings.batch_size)
         return undo_adjustment(adjuster, stores.ledger.target(connection), seq)
 
 

@@ -57,7 +57,8 @@ class UnsettledReader:
             return self._of_shards(redis, connection, redis.layout.shards)
         sample = connection.execute(
             SQL["shards_of_last_flush"],
-            {"limit": SAMPLE, "offset": random.randrange(2**30)},  # noqa: S311 - a sample
+            {"first": redis.layout.stream.first, "last": redis.layout.stream.last}
+            | {"limit": SAMPLE, "offset": random.randrange(2**30)},  # noqa: S311 - a sample
         )
         known = self._behind | self._diverged
         return self._of_shards(redis, connection, known.union(shard for (shard,) in sample))

@@ -15,8 +15,11 @@ CROSS JOIN LATERAL (
 JOIN viewer.flush AS f ON f.seq = b.seq
 
 -- name: shards_of_last_flush
--- Shards of the last flush that took counters from a cluster: of every n-th batch, at most `limit`.
+-- Shards of the last flush of a stream that took counters from a cluster: of every n-th batch, at most `limit`.
 SELECT DISTINCT b.shard
-FROM (SELECT seq, batches FROM viewer.flush WHERE viewer.counts_views(mode) ORDER BY seq DESC LIMIT 1) AS f
+FROM (
+    SELECT seq, batches FROM viewer.flush
+    WHERE seq BETWEEN %(first)s AND %(last)s AND viewer.counts_views(mode) ORDER BY seq DESC LIMIT 1
+) AS f
 JOIN viewer.flush_batch AS b ON b.seq = f.seq
 WHERE b.shard > 0 AND b.batch %% (1 + f.batches / %(limit)s::integer) = %(offset)s %% (1 + f.batches / %(limit)s::integer)

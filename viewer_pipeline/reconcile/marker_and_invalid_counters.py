@@ -21,7 +21,7 @@ UNSETTLED_SECONDS = 60.0  # a flush is settled within a second; after a crash, b
 
 
 def compare_marker(stores: Stores, report: DifferenceReport) -> None:
-    """Report a marker that is missing, ahead of the ledger, or left behind.
+    """Report the marker of a stream if it is missing, ahead of the ledger, or left behind.
 
     The marker is read before the ledger, so that flushes which commit meanwhile are no difference.
     """
@@ -34,7 +34,8 @@ def compare_marker(stores: Stores, report: DifferenceReport) -> None:
         if unsettled.divergence is not None:
             refusal = refusal or unsettled.divergence.refusal(stores.ledger.place, stores.redis.layout)
         if message := str(refusal or "") or _marker_error(unsettled, marker, last):
-            report.add(Difference("marker", "", last.seq, marker.seq if marker else None, message))
+            subject = stores.ledger.stream.subject
+            report.add(Difference("marker", subject, last.seq, marker.seq if marker else None, message))
 
 
 def _marker_error(unsettled: Unsettled, marker: Marker | None, last: LastFlush) -> str | None:

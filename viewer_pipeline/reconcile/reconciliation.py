@@ -117,8 +117,11 @@ def reconcile(stores: Stores, request: ReconcileRequest, progress: Progress = la
     """Compare everything, repair if requested, write the report, prune old reports. Safe at any time, and to repeat.
 
     If it dies while it repairs, the committed repairs are in the ledger; the next flush or reconciliation continues.
+    Raises PipelineRefused if FLUSH_STREAMS is not the number of streams that the ledger has.
     """
     started = time.perf_counter()
+    streams = stores.of_each_stream()
+    stores = streams[0]  # in which adjustments are made
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     with DifferenceReport(report_path(request.reports, stamp, request.run_id)) as report:
         progress("totals")
@@ -133,7 +136,8 @@ def reconcile(stores: Stores, request: ReconcileRequest, progress: Progress = la
         if request.repair and report.differences["parked"]:
             repair_parked(stores.ledger, report)
         progress("marker")
-        compare_marker(stores, report)
+        for stream in streams:
+            compare_marker(stream, report)
         progress("counters")
         report_invalid_counters(stores.redis, report)
     prune_reports(report.path)

@@ -8,36 +8,12 @@ from dataclasses import replace
 import pytest
 
 from viewer_pipeline.errors import PipelineRefused
-from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
-from viewer_pipeline.flush.each_stream import drain_each_stream, for_each_stream
-from viewer_pipeline.flush.run_report import RunReport
-from viewer_pipeline.flush.snapshot import Snapshot
-from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.flush.stream_change import change_streams
 from viewer_pipeline.streams import NUMBERS, Stream, stream_of
+from viewer_pipeline_tests.support.streams import cut, flush_all
 from viewer_pipeline_tests.support.world import World
 
 VODS = 40
-
-
-def cut(world: World, parts: int) -> None:
-    """Change the number of streams, and what the settings expect."""
-    change_streams(world.stores, parts)
-    world.stores = replace(world.stores, flush_streams=parts)
-
-
-def flush_all(world: World, mode: str = "sweep", **options: object) -> list[RunReport]:
-    """Flush all streams at once, as one run does."""
-
-    def commit(work: tuple[Stores, Snapshot]) -> RunReport:
-        stores, snapshot = work
-        return bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
-
-    with world.stores.ledger.keeping_connections() as ledger:
-        streams = replace(world.stores, ledger=ledger).of_each_stream()
-        snapshots = drain_each_stream(streams, world.request(mode, **options))  # type: ignore[arg-type]
-        return for_each_stream(commit, list(zip(streams, snapshots, strict=True)))
 
 
 @pytest.fixture(params=["single Redis", "cluster"])

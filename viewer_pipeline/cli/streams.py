@@ -22,6 +22,7 @@ def streams(action: Literal["apply"] | None, as_json: bool) -> None:
     says, once all that was committed is settled. Runs that are under way commit nothing more. Safe to repeat.
     """
     from viewer_pipeline.flush.ledger_streams import read_open_streams
+    from viewer_pipeline.flush.recorded_settings import record_flush_streams
     from viewer_pipeline.flush.stores import Stores
     from viewer_pipeline.flush.stream_change import change_streams
 
@@ -30,6 +31,7 @@ def streams(action: Literal["apply"] | None, as_json: bool) -> None:
     with Stores.open(settings) as stores:
         if action == "apply":
             change_streams(stores, settings.flush_streams)
+            record_flush_streams(stores.redis, settings)
         with stores.ledger.connect() as connection:
             open_streams = read_open_streams(connection)
             rows = [(stream, stores.of_stream(stream).ledger.last_flush(connection)) for stream in open_streams.active]

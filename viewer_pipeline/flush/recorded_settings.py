@@ -18,12 +18,14 @@ from viewer_pipeline.settings import Settings
 
 FIELD = "settings"  # of the hash `viewer:subscriber`
 TARGET_TABLE = "TARGET_TABLE"
+FLUSH_STREAMS = "FLUSH_STREAMS"
 TARGET_SETTINGS = (TARGET_TABLE, "TARGET_ID_COLUMN", "TARGET_COUNT_COLUMN")
 RECORDED = (
     "PUBSUB_MODE",
     "PUBSUB_CHANNEL",
     "TOTALS_CHANNEL",
     *TARGET_SETTINGS,
+    FLUSH_STREAMS,
     "REDIS_WAIT_REPLICAS",
     "REDIS_WAIT_AOF",
     "POSTGRES_WAIT_STANDBYS",
@@ -66,6 +68,14 @@ def replace_recorded_settings(store: RedisStore, settings: Settings) -> dict[str
     lost = find_lost_settings(read_recorded_settings(store), settings)
     store.write_subscriber_field(FIELD, orjson.dumps(settings_to_record(settings), option=orjson.OPT_SORT_KEYS))
     return lost
+
+
+def record_flush_streams(store: RedisStore, settings: Settings) -> None:
+    """Record the number of streams that the settings have: the streams of the ledger were changed to it."""
+    recorded, used = read_recorded_settings(store), settings_to_record(settings)
+    others = {name: value for name, value in recorded.items() if name != FLUSH_STREAMS}
+    if (merged := others | {name: value for name, value in used.items() if name == FLUSH_STREAMS}) != recorded:
+        store.write_subscriber_field(FIELD, orjson.dumps(merged, option=orjson.OPT_SORT_KEYS))
 
 
 def find_lost_settings(recorded: Mapping[str, str], settings: Settings) -> dict[str, str]:

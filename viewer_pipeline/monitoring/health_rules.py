@@ -17,7 +17,7 @@ from viewer_pipeline.history.timezone_change import TimezoneChange
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import IN_RECOVERY
-from viewer_pipeline.streams import SLOTS
+from viewer_pipeline.streams import SLOTS, format_seq
 from viewer_pipeline.text_formatting import escape_invisible, pluralize, views_of_vods
 from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since, tolerate_clock_skew
 
@@ -35,6 +35,7 @@ INCIDENT_TOPICS: dict[Kind, str] = {  # of `viewer-pipeline docs`
 LOST_SETTINGS = {  # what the default does instead
     "PUBSUB_MODE": "messages are added to counters that producers raise themselves, so views count twice",
     "PUBSUB_CHANNEL": "messages of another channel are received",
+    "FLUSH_STREAMS": "VODs are announced where no stream looks, and only sweeps find them",
     "TARGET_TABLE": "views are not added to this table any more",
     "REDIS_WAIT_REPLICAS": "a failover of Redis may bring counted views back",
     "POSTGRES_WAIT_STANDBYS": "a failover of PostgreSQL may lose flushes that are settled",
@@ -232,13 +233,13 @@ def evaluate_future_timestamp(
     return CheckResult(name, "unhealthy", f"{subject} is {format_age(age_seconds)}", details, remedy)
 
 
-def evaluate_last_flush(last: LastFlush, age_seconds: float | None) -> CheckResult:
+def evaluate_last_flush(last: int, age_seconds: float | None) -> CheckResult:
     """Whether the last flush was committed in the past. `age_seconds`: by PostgreSQL's clock, which recorded it."""
-    details = {"last_flush": last.seq, "seconds_since_flush": age_seconds}
+    details = {"last_flush": last, "seconds_since_flush": age_seconds}
     if age_seconds is None:
         return CheckResult("last_flush", "healthy", "no flush yet", details)
-    future = evaluate_future_timestamp("last_flush", f"the commit of flush {last.seq}", age_seconds, details)
-    message = f"flush {last.seq} was committed {format_age(age_seconds)}"
+    future = evaluate_future_timestamp("last_flush", f"the commit of flush {format_seq(last)}", age_seconds, details)
+    message = f"flush {format_seq(last)} was committed {format_age(age_seconds)}"
     return future or CheckResult("last_flush", "healthy", message, details)
 
 
@@ -258,15 +259,21 @@ def evaluate_rejected(rejected: RejectedSummary) -> CheckResult:
     return CheckResult("rejected", "healthy", message, details)
 
 
-def evaluate_freshness(pending_vods: int, oldest_pending_seconds: float | None, limit_seconds: float) -> CheckResult:
-    """Whether the oldest pending view is younger than the limit; its age is None where nothing announced is pending."""
+def evaluate_freshness(
+    pending_vods: int, oldest_pending_seconds: float | None, limit_seconds: float, oldest_in: str = ""
+) -> CheckResult:
+    """Whether the oldest pending view is younger than the limit; its age is None where nothing announced is pending.
+
+    `oldest_in`: the stream that it is pending in, where there are several.
+    """
     age = oldest_pending_seconds
     details = {"pending_vods": pending_vods, "oldest_pending_seconds": age, "limit_seconds": limit_seconds}
     if age is None:
         return CheckResult("freshness", "healthy", "nothing announced is pending", details)
     if future := evaluate_future_timestamp("freshness", "the oldest announcement", age, details):
         return future
-    message = f"{pluralize(pending_vods, 'VOD')} pending, the oldest for {format_duration(age)}"
+    where = f" in {oldest_in}" if oldest_in else ""
+    message = f"{pluralize(pending_vods, 'VOD')} pending, the oldest{where} for {format_duration(age)}"
     if age > limit_seconds:
         message = f"{message}: no flush has taken them within {format_duration(limit_seconds)}"
         return CheckResult("freshness", "unhealthy", message, details, REASONS)
@@ -283,13 +290,15 @@ def evaluate_marker_against_ledger(marker: Marker | None, last: LastFlush, refus
         remedy = f"see `{command_to_type('docs clones')}` and `{command_to_type('docs shared-redis')}`"
         return CheckResult("marker", "unhealthy", refusal_of_ledger, details, remedy)
     if marker is None and last.seq:
-        message = f"Redis was emptied or replaced: the ledger ends at flush {last.seq}, and Redis has no marker"
+        message = (
+            f"Redis was emptied or replaced: the ledger ends at flush {format_seq(last.seq)}, and Redis has no marker"
+        )
         remedy = f"none: the next run creates a marker; see `{command_to_type('docs redis-emptied')}`"
         return CheckResult("marker", "degraded", message, details, remedy)
     if marker is not None and marker.seq > last.seq:
         message = (
-            f"PostgreSQL was rolled back, e.g. restored from a backup: Redis has settled flush {marker.seq}, the ledger"
-            f" ends at {last.seq}; the views of the flushes in between are in neither"
+            f"PostgreSQL was rolled back, e.g. restored from a backup: Redis has settled flush {format_seq(marker.seq)}"
+            f", the ledger ends at {format_seq(last.seq)}; the views of the flushes in between are in neither"
         )
         remedy = f"restore the newer PostgreSQL if you can; see `{command_to_type('docs postgresql-rolled-back')}`"
         return CheckResult("marker", "unhealthy", message, details, remedy)
@@ -320,11 +329,12 @@ def evaluate_lost_settings(recorded: dict[str, str], settings: Settings) -> Chec
 
 
 def evaluate_unsettled(
-    flushes: int, oldest_unsettled_seconds: float | None, unsettled_shards: int | None = None
+    flushes: int, oldest_unsettled_seconds: float | None, unsettled_shards: int | None = None, oldest_in: str = ""
 ) -> CheckResult:
     """Whether committed flushes are subtracted from Redis in time; the age is None where all are.
 
-    `unsettled_shards`: of a cluster, how many have some of them; a part of its shards was read.
+    `unsettled_shards`: of a cluster, how many have some of them; a part of its shards was read. `oldest_in`: the stream
+    of the oldest, where there are several.
     """
     age = oldest_unsettled_seconds
     details: dict[str, Any] = {"unsettled_flushes": flushes, "oldest_unsettled_seconds": age}
@@ -335,7 +345,8 @@ def evaluate_unsettled(
     if future := evaluate_future_timestamp("unsettled", "the commit of the oldest unsettled flush", age, details):
         return future
     where = "" if unsettled_shards is None else f" in {pluralize(unsettled_shards, 'shard')}"
-    message = f"{pluralize(flushes, 'flush')} committed and not settled{where}, the oldest for {format_duration(age)}"
+    oldest = f"the oldest in {oldest_in}" if oldest_in else "the oldest"
+    message = f"{pluralize(flushes, 'flush')} committed and not settled{where}, {oldest} for {format_duration(age)}"
     if age < UNSETTLED_SECONDS:
         return CheckResult("unsettled", "healthy", message, details)
     message = f"{message}: readers who add counters and totals count their views twice"

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Mapping
+from itertools import chain
+from types import MappingProxyType
 from typing import NamedTuple
 
 from viewer_pipeline.flush.counter_validation import count_error
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.time_formatting import seconds_since
 
-MAX_CHUNKS = 5  # of 1000 counters: limits the cost of a reading to about a millisecond of Redis
+MAX_READ = 5_000  # counters: limits the cost of a reading to about a millisecond of Redis
 
 
 class PendingViews(NamedTuple):
-    """`views`: of the `read` VODs that were announced first; `age`: of the oldest announcement, in seconds."""
+    """`views`: of the `read` VODs that were announced first; `age`: of the oldest announcement, in seconds.
+
+    `streams`: how many announced VODs each stream has, by the name of its part.
+    """
 
     vods: int
     read: int
     views: int
     age: float
+    streams: Mapping[str, int] = MappingProxyType({})
 
     @property
     def is_lower_bound(self) -> bool:
@@ -27,11 +33,15 @@ class PendingViews(NamedTuple):
 
 
 def read_pending_views(store: RedisStore) -> PendingViews:
-    """Read the changed set and the first MAX_CHUNKS of its counters. Raises RedisUnavailable."""
-    vods, oldest = store.changed_set_size_and_oldest()
+    """Read the changed sets of all streams, and the first MAX_READ counters. Raises RedisUnavailable."""
+    parts = store.of_each_part()
+    sets = [part.changed_set_size_and_oldest() for part in parts]
+    ids = chain.from_iterable(part.changed_ids_oldest_first(MAX_READ // len(parts)) for part in parts)
     read = views = 0
-    for ids in islice(store.changed_ids_oldest_first(), MAX_CHUNKS):
-        values = store.values(ids) if ids else []
+    for page in ids:
+        values = store.values(page) if page else []
         read += len(values)
         views += sum(int(value) for value in values if value is not None and not count_error(value))
-    return PendingViews(vods, read, views, seconds_since(oldest) if oldest else 0.0)
+    oldest = min((at for _, at in sets if at), default=None)
+    streams = {part.layout.stream.name: vods for part, (vods, _) in zip(parts, sets, strict=True)}
+    return PendingViews(sum(streams.values()), read, views, seconds_since(oldest) if oldest else 0.0, streams)

@@ -13,11 +13,9 @@ from viewer_pipeline.errors import SessionUnusable, ViewerPipelineError
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import held_summary
-from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.flush.recorded_settings import read_recorded_settings
 from viewer_pipeline.flush.rejected_counts import read_rejected_summary
-from viewer_pipeline.flush.unsettled import UnsettledReader
 from viewer_pipeline.history.ledger_days import read_ledger_days
 from viewer_pipeline.history.timezone_change import find_timezone_change
 from viewer_pipeline.home_lock_and_server_urls import remedy_of_embedded_server
@@ -45,7 +43,6 @@ from viewer_pipeline.monitoring.health_rules import (
     evaluate_incidents,
     evaluate_last_flush,
     evaluate_lost_settings,
-    evaluate_marker_against_ledger,
     evaluate_postgres,
     evaluate_redis,
     evaluate_redis_memory,
@@ -53,14 +50,16 @@ from viewer_pipeline.monitoring.health_rules import (
     evaluate_slots,
     evaluate_subscriber,
     evaluate_unreachable_node,
-    evaluate_unsettled,
 )
 from viewer_pipeline.monitoring.nodes import worst_of_nodes
+from viewer_pipeline.monitoring.stream_readings import StreamReading, StreamsReader
+from viewer_pipeline.monitoring.stream_rules import evaluate_markers, evaluate_streams, evaluate_unsettled_streams
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.celery_broker import read_broker
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import read_only_reason
 from viewer_pipeline.stores.redis import as_ours, connect, redis_errors
+from viewer_pipeline.streams import WHOLE
 from viewer_pipeline.time_formatting import round_age, seconds_since
 
 SQL = named_queries(__name__)
@@ -90,7 +89,8 @@ class HealthProbes:
         self.redis_url = settings.require_redis_url()
         self.client = connect(self.redis_url, seconds=seconds, retries=0)
         self.store = open_store(self.client, settings)
-        self._daemon_ids, self._unsettled = DaemonIds(), UnsettledReader()
+        self._daemon_ids, self._streams = DaemonIds(), StreamsReader(self.store, self.ledger)
+        self.streams: list[StreamReading] = []  # as they were read last
         self._started = time.monotonic()
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class HealthProbes:
             ProbedChecks(("lost_settings",), self.check_lost_settings, seconds, ("redis",)),
             ProbedChecks(("freshness",), self.check_freshness, seconds, ("redis",)),
             ProbedChecks(
-                ("marker", "unsettled", "last_flush", "incidents", "rejected", "held"),
+                ("marker", "unsettled", "last_flush", "incidents", "rejected", "held", "streams"),
                 self.check_settling,
                 seconds_of_markers,
                 both,
@@ -188,34 +188,31 @@ class HealthProbes:
 
     def check_freshness(self) -> list[CheckResult]:
         """Read how long views have been pending."""
-        pending, oldest = self.store.changed_set_size_and_oldest()
-        age = round(seconds_since(oldest), 1) if oldest else None
-        return [evaluate_freshness(pending, age, self.settings.freshness_limit_seconds)]
+        parts = [(part.layout.stream, *part.changed_set_size_and_oldest()) for part in self.store.of_each_part()]
+        oldest = min(((at, stream) for stream, _, at in parts if at), default=None)
+        age, stream = (round(seconds_since(oldest[0]), 1), oldest[1]) if oldest else (None, WHOLE)
+        pending, limit = sum(vods for _, vods, _ in parts), self.settings.freshness_limit_seconds
+        return [evaluate_freshness(pending, age, limit, stream.subject)]
 
     def check_lost_settings(self) -> list[CheckResult]:
         """Compare the settings of this program with those that workers and runs have recorded."""
         return [evaluate_lost_settings(read_recorded_settings(self.store), self.settings)]
 
     def check_settling(self) -> list[CheckResult]:
-        """Compare the marker, which is read first, with the ledger."""
-        marker = self.store.marker()
+        """Compare the marker of each stream with the ledger."""
         with self.ledger.connect() as connection:  # the primary: a standby's ledger may lag behind the marker
-            last = self.ledger.last_flush(connection)
-            refusal = find_refusal(self.store, self.ledger, connection)
-            unsettled = self._unsettled.read(self.store, connection, marker, last)
-            if unsettled.divergence is not None:
-                refusal = refusal or unsettled.divergence.refusal(self.ledger.place, self.store.layout)
-            (last_age,) = fetch_one(connection, SQL["age_of_last_flush"])
+            of_ledger, self.streams = self._streams.read(connection)
+            last, last_age = fetch_one(connection, SQL["last_flush_of_all"])
             incidents, rejected = open_incidents(connection), read_rejected_summary(connection, REJECTED_SECONDS)
             held = held_summary(connection)
-        unsettled_age, last_age = (None if age is None else round_age(age) for age in (unsettled.age_seconds, last_age))
         return [
-            evaluate_marker_against_ledger(marker and unsettled.marker, last, str(refusal or "")),
-            evaluate_unsettled(unsettled.flushes, unsettled_age, unsettled.shards),
-            evaluate_last_flush(last, last_age),
+            evaluate_markers(self.streams),
+            evaluate_unsettled_streams(self.streams),
+            evaluate_last_flush(last or 0, None if last_age is None else round_age(last_age)),
             evaluate_incidents(incidents),
             evaluate_rejected(rejected),
-            evaluate_held(held, self.store.has_hold(marker)),
+            evaluate_held(held, any(stream.holds for stream in self.streams)),
+            evaluate_streams(of_ledger, self.settings.flush_streams),
         ]
 
     def check_history_timezone(self) -> list[CheckResult]:

@@ -64,7 +64,9 @@ def _obstacles(checks: Results) -> list[str]:
     """Return what prevents flushes from being launched or from succeeding."""
     if _never_ran(checks):
         return [f"{NEVER_RAN}: {checks[daemon_check_name(COORDINATOR)].remedy}"]
-    others = (checks[name] for name in ("sensor", "sweep", "flush_runs"))
+    others = [checks[name] for name in ("sensor", "sweep", "flush_runs")]
+    if (streams := checks.get("streams")) and streams.status == "unhealthy":
+        others.insert(0, streams)
     daemons = failing_daemons(checks, (COORDINATOR, *LAUNCHERS))
     failing = [f"Dagster's daemon {name}".rstrip() + f": {message}" for name, message in daemons]
     return [*failing, *(check.message for check in others if not check.passed)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -23,7 +23,9 @@ from viewer_pipeline.monitoring.pending_views import PendingViews, read_pending_
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.stall_reasons import stall_reasons
 from viewer_pipeline.monitoring.startup import is_starting
+from viewer_pipeline.monitoring.stream_readings import StreamReading, are_several
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.streams import stream_of
 from viewer_pipeline.time_formatting import format_timestamp
 
 MAX_FLUSHES = 5
@@ -35,7 +37,10 @@ LIVE_TOTALS_SECONDS = 5.0  # the same, where it is read again and again
 
 
 class RedisReading(NamedTuple):
-    """What is in Redis. `sweep`: of the sweep that is under way between two runs."""
+    """What is in Redis. `sweep`: of the sweep that is under way between two runs, of the stream that is furthest back.
+
+    `marker`: of the only stream; None where there are several.
+    """
 
     pending: PendingViews
     sweep: SweepPosition | None
@@ -43,7 +48,7 @@ class RedisReading(NamedTuple):
 
 
 class LedgerReading(NamedTuple):
-    """What is in PostgreSQL. `flushes`: newest first."""
+    """What is in PostgreSQL. `last_flush`: of all streams. `flushes`: newest first."""
 
     last_flush: LastFlush
     summary: StoredViewsSummary
@@ -58,6 +63,7 @@ class PipelineStatus:
     """One reading. A server that cannot be read has an error instead of a value. `checks`: by name.
 
     `up_is_starting`: an `up` with this VIEWER_HOME has not started all its processes yet. `zone`: of times in text.
+    `streams`: those of the ledger if the VODs are, or were, cut into several, as far as they could be read.
     """
 
     redis: ProbeResult[RedisReading]
@@ -66,6 +72,7 @@ class PipelineStatus:
     stall_reasons: list[str]
     up_is_starting: bool
     zone: ZoneInfo
+    streams: Sequence[StreamReading] = ()
 
     @property
     def failures(self) -> dict[str, ProbeResult[Any]]:
@@ -78,6 +85,8 @@ class PipelineStatus:
         """Whether the last flush is subtracted from Redis; None where one of the servers cannot be read."""
         if self.redis.value is None or self.ledger.value is None:
             return None
+        if self.streams:
+            return all(stream.is_settled for stream in self.streams)
         if (shards := self.unsettled_shards) is not None:
             return not shards
         marker, last = self.redis.value.marker, self.ledger.value.last_flush
@@ -91,7 +100,7 @@ class PipelineStatus:
 
     def _cluster_to_dict(self) -> dict[str, Any]:
         """Return what stands for the one marker of a single Redis."""
-        if self.unsettled_shards is None:
+        if self.unsettled_shards is None or len(self.streams) > 1:
             return {}
         furthest = self.checks["marker"].details.get("marker_seq")
         return {"marker": {"seq": furthest}, "unsettled_shards": self.unsettled_shards}
@@ -109,10 +118,18 @@ class PipelineStatus:
             **(_redis_to_dict(self.redis.value) if self.redis.value else {}),
             **self._cluster_to_dict(),
             "settled": self.is_last_flush_settled,
+            **({"streams": self._streams_to_list()} if len(self.streams) > 1 else {}),
             **(_ledger_to_dict(self.ledger.value) if self.ledger.value else {}),
             "stall_reasons": self.stall_reasons,
             "checks": checks_to_dict(results),
         }
+
+    def _streams_to_list(self) -> list[dict[str, Any]]:
+        pending = self.redis.value.pending.streams if self.redis.value else {}
+        return [
+            {**stream.to_dict(), "pending_vods": pending.get(stream.stream.name), "settled": stream.is_settled}
+            for stream in self.streams
+        ]
 
 
 class StatusReader:
@@ -151,22 +168,35 @@ class StatusReader:
         reasons: list[str] = []
         if redis.value is not None and ledger.value is not None and not up_is_starting:
             reasons = stall_reasons(ledger.value.flushes, redis.value.pending.vods, checks, probes.settings)
-        return PipelineStatus(redis, ledger, checks, reasons, up_is_starting, probes.settings.history_timezone)
+        zone, streams = probes.settings.history_timezone, [*probes.streams]
+        if not are_several(streams):
+            return PipelineStatus(redis, ledger, checks, reasons, up_is_starting, zone)
+        if redis.value is not None:
+            marker = streams[0].marker if len(streams) == 1 else None
+            redis = replace(redis, value=redis.value._replace(marker=marker))
+        return PipelineStatus(redis, ledger, checks, reasons, up_is_starting, zone, streams)
 
     def _read_redis(self) -> RedisReading:
         store = self._probes.store
-        return RedisReading(read_pending_views(store), SweepPosition.parse(store.sweep_position()), store.marker())
+        fields = store.subscriber_fields([part.layout.sweep_position_field for part in store.of_each_part()])
+        sweeps = [sweep for field in fields if (sweep := SweepPosition.parse(field or b""))]
+        sweep = min(sweeps, key=lambda position: position.share, default=None)
+        return RedisReading(read_pending_views(store), sweep, store.marker())
 
     def _read_ledger(self) -> LedgerReading:
         ledger = self._probes.ledger
         with ledger.connect(any_server=True) as connection:
+            flushes = recent_flushes(connection, MAX_FLUSHES)
+            last = ledger.last_flush(connection)
+            if flushes and stream_of(flushes[0].seq):
+                last = LastFlush(flushes[0].seq, flushes[0].batches)
             return LedgerReading(
-                last_flush=ledger.last_flush(connection),
+                last_flush=last,
                 summary=stored_views_summary(connection),
                 rejected=read_rejected_summary(connection).counts,
                 held=held_summary(connection),
                 incidents=open_incidents(connection),
-                flushes=recent_flushes(connection, MAX_FLUSHES),
+                flushes=flushes,
             )
 
 

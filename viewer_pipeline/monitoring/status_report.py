@@ -21,6 +21,7 @@ from viewer_pipeline.monitoring.stall_reasons import label_of_reasons
 from viewer_pipeline.monitoring.startup import STARTED_LAST, STARTING, status_of_whole
 from viewer_pipeline.monitoring.status import PipelineStatus
 from viewer_pipeline.redaction import redact_text
+from viewer_pipeline.streams import format_seq
 from viewer_pipeline.text_formatting import pluralize, views_of_vods, wrap
 from viewer_pipeline.time_formatting import format_age, seconds_since
 
@@ -57,7 +58,9 @@ def _flush_table(flushes: Sequence[RecentFlush], zone: ZoneInfo, width: int) -> 
     table = Table(Column("flush", justify="right"), "mode", taken_at, *numbers, box=box.SIMPLE, show_edge=False)
     for flush in flushes:
         taken_at = flush.taken_at.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(*map(str, (flush.seq, flush.mode, taken_at, flush.counters, flush.views, flush.batches)))
+        table.add_row(
+            *map(str, (format_seq(flush.seq), flush.mode, taken_at, flush.counters, flush.views, flush.batches))
+        )
     output = StringIO()
     Console(file=output, width=width).print(table)
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
@@ -159,11 +162,16 @@ def _remedies(status: PipelineStatus, *names: str) -> Iterator[tuple[str, str]]:
 
 
 def _describe_pending(pending: PendingViews) -> str:
-    """Return `7 views of 2 announced VODs, the oldest 3 s ago`, and how many were read if not all were."""
+    """Return `7 views of 2 announced VODs, the oldest 3 s ago`, and how many were read if not all were.
+
+    Of several streams also the one that has most of them.
+    """
     bound = "at least " if pending.is_lower_bound else ""
     read = f" ({pending.read} were read)" if pending.is_lower_bound else ""
     age = f", the oldest announced {format_age(pending.age)}" if pending.vods else ""
-    return f"{bound}{pluralize(pending.views, 'view')} of {pluralize(pending.vods, 'announced VOD')}{read}{age}"
+    stream, vods = max(pending.streams.items(), key=lambda item: item[1], default=("", 0))
+    most = f"; {vods} of them in stream {stream}" if vods and len(pending.streams) > 1 else ""
+    return f"{bound}{pluralize(pending.views, 'view')} of {pluralize(pending.vods, 'announced VOD')}{read}{age}{most}"
 
 
 def _describe_sweep_position(position: SweepPosition) -> str:
@@ -174,13 +182,18 @@ def _describe_marker(status: PipelineStatus) -> str:
     assert status.redis.value is not None, "both servers were read"
     assert status.ledger.value is not None, "both servers were read"
     marker, check = status.redis.value.marker, status.checks["marker"]
-    position = f"flush {marker.seq}, batch {marker.batch} of {marker.of}" if marker else "none"
+    position = f"flush {format_seq(marker.seq)}, batch {marker.batch} of {marker.of}" if marker else "none"
     unsettled = "" if status.is_last_flush_settled else " (not settled)"
-    if (shards := status.unsettled_shards) is not None and marker:
+    if len(status.streams) > 1:
+        position = f"one for each of {len(status.streams)} streams"
+        behind = ", ".join(each.stream.name for each in status.streams if not each.is_settled)
+        unsettled = f" (not settled in {behind})" if behind else ""
+    elif (shards := status.unsettled_shards) is not None and marker:
         position = "one for each slot of the cluster"
         unsettled = f" (not settled in {pluralize(shards, 'shard')})" if shards else ""
+    last = format_seq(status.ledger.value.last_flush.seq)
     problem = "" if check.passed else f"; {check.message}"
-    return f"{position}; the ledger's last flush is {status.ledger.value.last_flush.seq}{unsettled}{problem}"
+    return f"{position}; the ledger's last flush is {last}{unsettled}{problem}"
 
 
 def _summarise_daemons(checks: dict[str, CheckResult]) -> list[str]:

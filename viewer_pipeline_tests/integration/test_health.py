@@ -64,6 +64,7 @@ def test_all_checks_healthy(well: HttpWorld, client: redis.Redis) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["timestamp"])
     ours = {"redis", "redis_memory", "postgres", "subscriber", "freshness"}
     ours |= {"marker", "unsettled", "last_flush", "incidents", "rejected", "held", "history_timezone", "lost_settings"}
+    ours |= {"streams"}
     assert set(body["checks"]) == ours | set(DAGSTER_CHECKS)
     assert {check["status"] for check in body["checks"].values()} == {"healthy"}
     assert all(check["message"] for check in body["checks"].values())
@@ -174,7 +175,17 @@ def test_redis_out_of_reach(http: HttpWorld) -> None:
     assert (code, status) == (503, "unhealthy")
     assert checks["redis"]["message"].startswith(f"Redis does not answer: redis://:***@{LOOPBACK}:1/0: ")
     assert {name for name, check in checks.items() if check["status"] == "unhealthy"} == {"redis", "redis_memory"}
-    dependent = {"freshness", "marker", "unsettled", "last_flush", "incidents", "rejected", "held", "lost_settings"}
+    dependent = {
+        "freshness",
+        "marker",
+        "unsettled",
+        "last_flush",
+        "incidents",
+        "rejected",
+        "held",
+        "lost_settings",
+        "streams",
+    }
     assert {name for name, check in checks.items() if check["status"] == "unknown"} == dependent
     assert checks["freshness"]["message"] == "not checked, because redis is unhealthy"
 

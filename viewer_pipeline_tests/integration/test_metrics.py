@@ -93,7 +93,7 @@ def test_pending(http: HttpWorld, world: World, monkeypatch: pytest.MonkeyPatch)
     assert value_of(samples, "viewer_pending_views") == 12
     assert value_of(samples, "viewer_oldest_pending_seconds") == pytest.approx(time.time(), abs=60)  # announced in 1970
     world.client.zadd("viewer:changed", {f"more{number}": 3 for number in range(1500)})
-    monkeypatch.setattr(pending_views, "MAX_CHUNKS", 1)
+    monkeypatch.setattr(pending_views, "MAX_READ", 1000)
     samples = scrape(http)
     assert value_of(samples, "viewer_pending_counters") == 1504
     assert value_of(samples, "viewer_pending_counters_read") == 1000

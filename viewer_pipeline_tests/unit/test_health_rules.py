@@ -206,7 +206,7 @@ STOPPED = replace(instigator(5), running=False)
 )
 def test_last_flush_while_dagster_makes_none(age: float | None, daemon: Status, status: str) -> None:
     """An old one is unhealthy only then; nothing else changes."""
-    flush = evaluate_last_flush(LastFlush(7, 1), age)
+    flush = evaluate_last_flush(7, age)
     others = [CheckResult("postgres", "unhealthy", "refused"), CheckResult("daemon_sensor", daemon, "no heartbeat")]
     *same, last = relate_last_flush_to_dagster([*others, flush], 300)
     assert same == others
@@ -302,13 +302,13 @@ def test_servers_whose_timestamps_are_in_the_future() -> None:
     results = [
         evaluate_freshness(2, -SIX_HOURS, 300),
         evaluate_unsettled(1, -SIX_HOURS),
-        evaluate_last_flush(LastFlush(3, 1), -SIX_HOURS),
+        evaluate_last_flush(3, -SIX_HOURS),
     ]
     assert {(result.status, result.message.partition(" is ")[2]) for result in results} == {
         ("unhealthy", format_age(-SIX_HOURS))
     }
-    assert evaluate_last_flush(LastFlush(3, 1), 300).message == "flush 3 was committed 5 min ago"
-    assert evaluate_last_flush(LastFlush(0, 0), None).message == "no flush yet"
+    assert evaluate_last_flush(3, 300).message == "flush 3 was committed 5 min ago"
+    assert evaluate_last_flush(0, None).message == "no flush yet"
 
 
 def test_instigator_without_a_tick() -> None:

@@ -36,6 +36,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
     "counters": {
         "freshness": "views that stay pending are not persisted",
         "marker": "counters that two databases settle, or two pipelines count, are lost or counted twice",
+        "streams": "runs are refused while the ledger has another number of streams than FLUSH_STREAMS",
         "last_flush": "with a timestamp in the future, views are counted on the wrong day",
         "history_timezone": "days of two time zones overlap or leave a gap, so none is rolled up before a backfill",
         "unsettled": "readers who add counters and totals count unsettled views twice",

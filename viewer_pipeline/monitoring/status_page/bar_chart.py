@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
+from viewer_pipeline.streams import format_seq
 from viewer_pipeline.text_formatting import pluralize
 
 HEIGHT = 100  # of the drawing, in units; the page stretches it
@@ -81,6 +82,12 @@ def format_number(value: float) -> str:
     if value >= 10 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def format_flush_number(seq: int) -> str:
+    """Return the number of a flush with thousands separators: `1,234`, or `2/1,234` for one of stream 2."""
+    stream, separator, number = format_seq(seq).rpartition("/")
+    return f"{stream}{separator}{int(number):,}"
 
 
 def count_noun(number: int, noun: str) -> str:

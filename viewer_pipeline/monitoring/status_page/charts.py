@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from viewer_pipeline.flush.ledger_row_types import RecentFlush
-from viewer_pipeline.monitoring.status_page.bar_chart import Bar, BarChart, count_noun
+from viewer_pipeline.monitoring.status_page.bar_chart import Bar, BarChart, count_noun, format_flush_number
 from viewer_pipeline.monitoring.status_page.buckets import BUCKET_SECONDS, BUCKETS, last_buckets
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def flushes_chart(flushes: list[RecentFlush]) -> BarChart:
     bars = [
         Bar(
             (flush.committed_at - flush.taken_at).total_seconds(),
-            f"flush {flush.seq:,}, {count_noun(int(flush.views), 'view')}",
+            f"flush {format_flush_number(flush.seq)}, {count_noun(int(flush.views), 'view')}",
         )
         for flush in reversed(flushes)
     ]
-    first, last = (f"flush {flushes[at].seq:,}" if flushes else "" for at in (-1, 0))
+    first, last = (f"flush {format_flush_number(flushes[at].seq)}" if flushes else "" for at in (-1, 0))
     if len(bars) < MIN_BARS:  # else one flush would be a bar as wide as the chart
         bars, first = [Bar(None, "")] * (MIN_BARS - len(bars)) + bars, ""
     note = "from reading the counters to the commit, with the time of Dagster between the steps"

@@ -16,7 +16,7 @@ from viewer_pipeline.history.days import today
 from viewer_pipeline.monitoring.health_change_log import WATCH_SECONDS
 from viewer_pipeline.monitoring.health_rules import INCIDENT_TOPICS, INCIDENTS
 from viewer_pipeline.monitoring.startup import STARTING, is_about_to_start
-from viewer_pipeline.monitoring.status_page.bar_chart import count_noun, format_number
+from viewer_pipeline.monitoring.status_page.bar_chart import count_noun, format_flush_number, format_number
 from viewer_pipeline.monitoring.status_page.charts import build_charts
 from viewer_pipeline.monitoring.status_page.grouped_checks import (
     DAEMON_CHECKS,
@@ -78,6 +78,7 @@ def _template(zone: ZoneInfo) -> Template:
     )
     environment.filters |= {
         "number": format_number,
+        "flush_number": format_flush_number,
         "counted": count_noun,
         "age": lambda moment: format_age(seconds_since(moment)),
         "duration": format_duration,

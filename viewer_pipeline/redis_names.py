@@ -69,6 +69,16 @@ class RedisNames(NamedTuple):
         """The keys of the pipeline, without the counters."""
         return self.changed, self.marker, self.subscriber
 
+    @property
+    def stream_patterns(self) -> tuple[str, str]:
+        """Patterns of keys that belong to streams but the first, of all pipelines."""
+        return f"{MARKER}@*", f"{CHANGED}@*"
+
+    def is_of_stream(self, key: str) -> bool:
+        """Whether a key is a marker or a changed set of some stream of this pipeline, and not of its first."""
+        ending = re.escape(self.of(self.prefix).marker.removeprefix(MARKER)) + (r":\{[^{}]*\}" if self.tag else "")
+        return re.fullmatch(rf"({MARKER}@\d+|{CHANGED}@\d+of\d+){ending}", key) is not None
+
     def cuts_channel(self, key_space: str) -> str:
         """Return the channel for cuts of a key space."""
         return self.cuts + key_space

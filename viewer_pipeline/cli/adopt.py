@@ -27,6 +27,7 @@ def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
     """
     from viewer_pipeline.flush.adoption import adopt_pipeline
     from viewer_pipeline.flush.stores import Stores
+    from viewer_pipeline.streams import format_seq
 
     settings = load_settings_with_running_servers()
     if settle_newer and from_here:
@@ -36,5 +37,5 @@ def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
         adoption = adopt_pipeline(stores, "from-here" if from_here else "settle-newer" if settle_newer else "continue")
     text = f"the counters {adoption.prefix}* belong to {adoption.place}"
     start = "begins at the end of its ledger, flush" if adoption.from_here else "continues after flush"
-    text += f" now; it {start} {adoption.flush}" if adoption.changed else " already"
+    text += f" now; it {start} {format_seq(adoption.flush)}" if adoption.changed else " already"
     echo_result(adoption._asdict(), text, as_json=as_json)

@@ -22,7 +22,7 @@ from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import RedisStore, hold_after
 from viewer_pipeline.flush.sweep_position import SweepPart
-from viewer_pipeline.layout import slot_of_shard
+from viewer_pipeline.layout import key_slot, slot_of_shard
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.cluster_map import Address
@@ -107,6 +107,9 @@ class ClusterStore(ClusterCounters):
         ]
         with redis_errors(self.url):
             require_values(self.nodes.run_following(commands))
+
+    def _delete_keys(self, keys: Sequence[bytes]) -> None:
+        require_values(self.nodes.run_following([Command(key_slot(key), ("DEL", key)) for key in keys]))
 
     def drain_shards(
         self, ids: Mapping[int, Sequence[bytes]], begin: BeginOfDrain, seen_timelines: Mapping[int, str]

@@ -30,6 +30,11 @@ class OpenStreams(NamedTuple):
     closing: list[Stream]  # no flush commits there any more, and not all are settled
     planned: list[PlannedStream]  # that follow them
 
+    @property
+    def all(self) -> list[Stream]:
+        """All of them: each may have a marker in Redis."""
+        return [*self.active, *self.closing, *(planned.stream for planned in self.planned)]
+
 
 def read_open_streams(connection: psycopg.Connection) -> OpenStreams:
     """Read the streams that are not closed."""

@@ -21,7 +21,7 @@ from viewer_pipeline.flush.sweep_position import SweepPart
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.non_reconnecting_redis import non_reconnecting_client
-from viewer_pipeline.stores.redis import Script, redis_errors
+from viewer_pipeline.stores.redis import Script, as_text, redis_errors
 from viewer_pipeline.stores.redis_durability_wait import Durability
 from viewer_pipeline.streams import Stream
 from viewer_pipeline.text_formatting import pluralize
@@ -99,6 +99,29 @@ class RedisStore(CounterReader):
 
     def delete_shard_markers(self) -> None:
         """Delete the markers of shards, which a single Redis does not have."""
+
+    def delete_marker(self) -> None:
+        """Delete the markers of the stream."""
+        with redis_errors(self.url):
+            self._client.delete(self.names.marker)
+        self.delete_shard_markers()
+
+    def delete_stream_keys(self) -> None:
+        """Delete markers and changed sets of all streams but the first, whether the ledger still has them or not."""
+        for client in self._clients_with_keys():
+            with redis_errors(self.url):
+                for pattern in self.names.stream_patterns:
+                    keys = client.scan_iter(match=pattern, count=SCAN_COUNT)
+                    self._delete_keys([key for key in keys if self.names.is_of_stream(as_text(key))])
+
+    def _clients_with_keys(self) -> Iterator[redis.Redis]:
+        """Yield a client of each server."""
+        with self.node_clients() as clients:
+            yield from clients.values()
+
+    def _delete_keys(self, keys: Sequence[bytes]) -> None:
+        for page in chunks(keys, READ_COUNT):
+            self._client.delete(*page)
 
     @contextmanager
     def on_one_connection(self, *, only_names: bool = False) -> Iterator[RedisStore]:

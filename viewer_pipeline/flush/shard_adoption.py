@@ -78,7 +78,7 @@ def _find_misfits(
     connection: psycopg.Connection, markers: dict[int, Marker], last: LastFlush, stream: Stream
 ) -> set[int]:
     """Return the shards whose marker has a flush that this ledger lacks, unless retention may have deleted it."""
-    positions = {(marker.seq, marker.flush_id) for marker in markers.values() if marker.seq}
+    positions = {(marker.seq, marker.flush_id) for marker in markers.values() if marker.seq > stream.first}
     parameters = {"seqs": [seq for seq, _ in positions]}
     ids: dict[int, str] = dict(connection.execute(SQL["flush_ids"], parameters).fetchall())
     pruned = pruned_through(connection, stream)

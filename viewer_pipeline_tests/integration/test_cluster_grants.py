@@ -28,6 +28,7 @@ from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.stores.table_privileges_and_redis_commands import CLUSTER_COMMANDS
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
+from viewer_pipeline_tests.support.streams import cut, flush_all
 from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX
@@ -126,3 +127,14 @@ def test_markers_of_other_pipelines_are_out_of_reach(narrow: ClusterWorld) -> No
         for key in (layout.marker_key(HOME_SLOT + 1), layout.names.marker, layout.names.changed):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.hset(key, "flush", 1)
+
+
+def test_streams(narrow: ClusterWorld) -> None:
+    """Their number is changed, and all of them are flushed."""
+    narrow.send_many(30)
+    narrow.flush()
+    for parts in (2, 1):
+        cut(narrow, parts)
+        narrow.send_many(30)
+        flush_all(narrow)
+        narrow.assert_all_persisted()

@@ -34,9 +34,11 @@ from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.flush_request import FlushRequest, Mode
 from viewer_pipeline.flush.incidents import acknowledge, open_incidents, record_incidents
 from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejected_counts import RejectedSegment, count_rejected_messages, report_newly_rejected
 from viewer_pipeline.flush.rejects import Reject, record_message_rejects
+from viewer_pipeline.flush.retirement import retire_pipeline
 from viewer_pipeline.flush.run_metrics import read_run_metrics, record_run
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.run_report import RunReport
@@ -70,9 +72,10 @@ from viewer_pipeline.stores.table_privileges_and_redis_commands import REDIS_COM
 from viewer_pipeline.target.parked_views import discard_parked, prune_parked
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.streams import cut, flush_all
 from viewer_pipeline_tests.support.subscribers import SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
-from viewer_pipeline_tests.support.world import PREFIX
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 PASSWORD = "p'a:ss"
 TARGET = TargetNames.parse("Vod", "id", "viewCount")
@@ -262,6 +265,20 @@ def test_no_right_on_a_table_is_superfluous(narrow: Narrow, table: str, privileg
         do_everything(narrow)
     if isinstance(raised.value, ViewerPipelineError):
         assert f"permission denied for table {table}" in str(raised.value)
+
+
+def test_streams(narrow: Narrow) -> None:
+    """Their number is changed, all of them are flushed, and their keys are deleted with the pipeline."""
+    with connect(narrow.settings.require_redis_url()) as client:
+        store = open_store(client, narrow.settings)
+        world = World(Stores(store, Ledger(narrow.settings.require_database_url())))
+        for parts in (2, 1):
+            cut(world, parts)
+            for number in range(20):
+                world.client.incrby(f"{PREFIX}vod{number}", 2)
+            assert sum(report.counters for report in flush_all(world)) == 20
+            assert flush_all(world, "changed")[0].counters == 0
+        assert retire_pipeline(world.stores.redis, PREFIX, settled_by=world.stores.ledger)
 
 
 def run_of_dagster(settings: Settings) -> bool:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
+
 from viewer_pipeline.cli.grants.acl import acl_line
 from viewer_pipeline.cli.grants.role_grants import Grants, build_grants, render_sql_and_redis_acl
+from viewer_pipeline.layout import Layout
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.streams import MAX_PARTS, MAX_STREAM, Stream
 from viewer_pipeline.target.table import TargetNames
 
 URL = "postgresql://me:s3cret@host/my%20db"
@@ -89,7 +95,7 @@ def test_keys_and_channels_follow_the_settings() -> None:
     """Taken literally, whatever characters they have; an ACL has no blanks, so any character stands for one."""
     line = acl_line("narrow", Settings(counter_prefix="my [views]*:", pubsub_channel="in?", totals_channel="out"))
     words = line.split(" ")
-    assert [word for word in words if word.startswith("~")] == [
+    assert [word for word in words if word.startswith("~") and "@" not in word] == [
         r"~my?\[views\]\*:*",
         r"~viewer:changed:my?\[views\]\*:",
         r"~viewer:settled:my?\[views\]\*:",
@@ -110,7 +116,7 @@ def test_a_cluster() -> None:
     """Its keys have hash tags, each shard has a marker, and the lines are for each node."""
     grants = of(redis_url="redis+cluster://:s3cret@one:6379,two:6379")
     words = grants.redis.split(" ")
-    assert [word for word in words if word.startswith("~")] == [
+    assert [word for word in words if word.startswith("~") and "@" not in word] == [
         "~vod:views:*",
         "~viewer:changed:{viewer}",
         "~viewer:settled:{viewer}",
@@ -124,3 +130,21 @@ def test_a_cluster() -> None:
     assert "redis-cli of each node\n" in render_sql_and_redis_acl(grants)
     shop = acl_line("narrow", Settings(redis_url="redis+cluster://one", counter_prefix="shop{1}:"))
     assert "~viewer:settled:shop%7B1%7D::{*" in shop.split(" ")
+
+
+@pytest.mark.parametrize("url", ["redis://one", "redis+cluster://one"])
+@pytest.mark.parametrize("prefix", ["vod:views:", "shop{1}:"])
+def test_keys_of_streams(url: str, prefix: str) -> None:
+    """Whatever FLUSH_STREAMS is and was; keys of streams of other pipelines match no pattern."""
+    words = acl_line("narrow", Settings(redis_url=url, counter_prefix=prefix)).split(" ")
+    patterns = [re.compile(re.escape(word[1:]).replace(r"\[0\-9\]", "[0-9]").replace(r"\*", ".*")) for word in words]
+    streams = [Stream(2, 0, 2), Stream(MAX_STREAM, MAX_PARTS - 1, MAX_PARTS), Stream(30, 3, 12), Stream(3)]
+
+    def match(key: str) -> bool:
+        return any(pattern.fullmatch(key) for word, pattern in zip(words, patterns, strict=True) if word[0] == "~")
+
+    for stream in streams:
+        ours, others = (Layout.of(url, each, stream) for each in (prefix, "other:"))
+        keys = [ours.names.marker, ours.names.changed, *(ours.marker_key(7) for _ in range(ours.cluster))]
+        assert [key for key in keys if not match(key)] == []
+        assert [key for key in (others.names.marker, others.names.changed) if match(key)] == []

@@ -6,10 +6,11 @@ import re
 
 from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.layout import Layout
-from viewer_pipeline.redis_names import presence_channel
+from viewer_pipeline.redis_names import CHANGED, MARKER, presence_channel
 from viewer_pipeline.redis_url import RedisUrl
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.table_privileges_and_redis_commands import CLUSTER_COMMANDS, REDIS_COMMANDS
+from viewer_pipeline.streams import MAX_STREAM
 
 PASSWORD = "<SHA-256>"  # noqa: S105 - not 64 hexadecimal digits: Redis refuses the line until a digest is put there
 
@@ -22,10 +23,26 @@ def acl_line(user: str, settings: Settings, password_sha256: str = PASSWORD) -> 
     keys = [f"~{_acl_pattern(counter_pattern(names.prefix))}", *(f"~{_exact_pattern(key)}" for key in ours)]
     if layout.cluster:
         keys.append(f"~{_exact_pattern(layout.marker_beginning)}*")
+    keys += _patterns_of_streams(layout)
     listened = (settings.pubsub_channel, presence_channel(settings.pubsub_channel), settings.totals_channel)
     channels = [*(f"&{_exact_pattern(channel)}" for channel in listened), f"&{_exact_pattern(names.cuts)}*"]
     rights = ["on", f"#{password_sha256}", "resetkeys", *keys, "resetchannels", *channels, "-@all"]
     return _acl_setuser(user, [*rights, *(f"+{command}" for command in needed_commands(settings))])
+
+
+def _patterns_of_streams(layout: Layout) -> list[str]:
+    """Return patterns of markers and changed sets of streams: FLUSH_STREAMS may change, and a new number has new names.
+
+    With digits, because a star would match those of other pipelines as well.
+    """
+    names, digit = layout.names, "[0-9]"
+    endings = (names.marker.removeprefix(MARKER), names.changed.removeprefix(CHANGED))
+    marker, changed = map(_exact_pattern, endings)
+    if layout.cluster:
+        marker = f"{_exact_pattern(layout.marker_beginning.removeprefix(MARKER))}*"
+    numbers = [digit * digits for digits in range(1, len(str(MAX_STREAM)) + 1)]
+    parts = [f"{digit * part}of{digit * parts}" for part, parts in ((1, 1), (1, 2), (2, 2))]
+    return [f"~{MARKER}@{number}{marker}" for number in numbers] + [f"~{CHANGED}@{part}{changed}" for part in parts]
 
 
 def needed_commands(settings: Settings) -> list[str]:

@@ -10,7 +10,7 @@ SELECT version_num FROM viewer.alembic_version
 -- name: last_flush_of_all
 -- The last flush of the streams, and its age in seconds; NULL if there is none.
 SELECT f.seq, extract(epoch FROM clock_timestamp() - f.committed_at)::float8
-FROM (VALUES (1)) AS one
+FROM (VALUES (1)) AS row_of_result
 LEFT JOIN (
     SELECT f.seq, f.committed_at
     FROM unnest(viewer.ledger_position()) AS of_stream JOIN viewer.flush AS f ON f.seq = upper(of_stream) - 1

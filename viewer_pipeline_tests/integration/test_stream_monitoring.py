@@ -199,14 +199,14 @@ def test_status_of_one_stream_that_followed_several(world: World, settings: Sett
 
 def test_flush_streams_is_recorded(world: World, settings: Settings) -> None:
     """A program without it is reported; after `streams apply` the record has the new number."""
-    one = settings.copy_unvalidated(flush_streams=1)
+    without = settings.copy_unvalidated(flush_streams=1)
     store = open_store(world.client, settings) if not world.stores.redis.layout.cluster else world.stores.redis
     assert record_settings_in_redis(store, settings) == {}
-    with closing(HealthProbes(one, seconds=5)) as probes:
+    with closing(HealthProbes(without, seconds=5)) as probes:
         (check,) = probes.check_lost_settings()
     assert check.status == "degraded"
     assert check.message.startswith("FLUSH_STREAMS is 1, and was 2 before: VODs are announced where no stream looks")
-    record_flush_streams(store, one)
+    record_flush_streams(store, without)
     assert "FLUSH_STREAMS" not in read_recorded_settings(store)
     record_flush_streams(store, settings)
     assert read_recorded_settings(store)["FLUSH_STREAMS"] == "2"

@@ -26,8 +26,9 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.stream_change import change_streams
 from viewer_pipeline.layout import Layout, key_slot, slot_of_shard
 from viewer_pipeline.streams import MAX_STREAM, NUMBERS
-from viewer_pipeline_tests.faults.test_streams import VODS, cut, flush_all
+from viewer_pipeline_tests.faults.test_streams import VODS
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld
+from viewer_pipeline_tests.support.streams import cut, flush_all
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 

@@ -191,7 +191,7 @@ def test_status_of_one_stream_that_followed_several(world: World, settings: Sett
     assert "streams" not in report
     assert (report["settled"], report["marker"]["seq"]) == (True, report["last_flush"])
     assert report["last_flush"] // NUMBERS == 3
-    assert "flush 3/" in lines(status)["marker"]
+    assert "flush is 3/" in lines(status)["marker"]
     assert "stall" not in render_status(status, WIDE)
     assert status.checks["streams"].passed
     assert [format_flush_number(1234), format_flush_number(3 * NUMBERS + 1234)] == ["1,234", "3/1,234"]

@@ -30,7 +30,7 @@ BUSY = "each stream with pending views has a flush run that is queued or active"
 @sensor(target=flush_views, minimum_interval_seconds=LOADED.sensor_interval_seconds - EARLY_SECONDS)
 def view_count_updates_sensor(
     context: dg.SensorEvaluationContext, settings: SettingsResource
-) -> list[dg.RunRequest] | dg.SkipReason:
+) -> dg.RunRequest | list[dg.RunRequest] | dg.SkipReason:
     """Flush what was announced since the last flush, and counters nobody announced, every `BATCH_INTERVAL_MS`.
 
     Reads the changed set in Redis, which the worker fills from pub/sub, and adds the counters with views that it finds
@@ -46,7 +46,7 @@ def view_count_updates_sensor(
     with Stores.open(settings) as stores:
         parts = stores.redis.of_each_part()
         if trigger := next(filter(None, map(_sweep_trigger, parts)), ""):
-            return [build_run_request(trigger, flush_run_config(FlushMode.sweep), stream_tags())]
+            return build_run_request(trigger, flush_run_config(FlushMode.sweep), stream_tags())
         budget = settings.sensor_scan_max_keys, settings.sensor_scan_max_seconds
         scan = scan_for_unannounced(stores.redis, parse_scan_cursor(context.cursor), *budget)
         added = stores.redis.announce(scan.vod_ids)
@@ -58,7 +58,7 @@ def view_count_updates_sensor(
     if for_each:
         return _requests_of_streams(context.instance, pending) or dg.SkipReason(BUSY)
     oldest = [at for _, at in pending.values() if at]
-    return [_request(sum(changed for changed, _ in pending.values()), min(oldest, default=None), added, NAMES)]
+    return _request(sum(changed for changed, _ in pending.values()), min(oldest, default=None), added, NAMES)
 
 
 def _sweep_trigger(part: RedisStore) -> str:

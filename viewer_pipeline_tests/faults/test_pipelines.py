@@ -580,7 +580,7 @@ def test_a_lagging_standby_is_no_rollback(world: World, monkeypatch: pytest.Monk
     world.send_many(3)
     world.flush()
     world.send_many(3)
-    monkeypatch.setattr("viewer_pipeline.flush.drain.last_flush", lambda _: lagging)
+    monkeypatch.setattr("viewer_pipeline.flush.ledger.last_flush", lambda *_: lagging)
     assert world.flush().left_over
     monkeypatch.undo()
     world.send_many(3)

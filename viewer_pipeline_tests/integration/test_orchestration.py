@@ -386,8 +386,6 @@ def tick(instance: dg.DagsterInstance, redis_url: str) -> dg.RunRequest | dg.Ski
     settings = Settings(redis_url=redis_url, database_url=NO_DATABASE, sensor_scan_max_keys=0)
     with dg.build_sensor_context(instance=instance, resources={"settings": settings}) as context:
         result = view_count_updates_sensor(context)
-    if isinstance(result, list):
-        (result,) = result
     assert isinstance(result, dg.RunRequest | dg.SkipReason)
     return result
 

@@ -24,30 +24,19 @@ from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.stream_change import change_streams
-from viewer_pipeline.layout import Layout, key_slot, slot_of_shard
 from viewer_pipeline.streams import MAX_STREAM, NUMBERS
 from viewer_pipeline_tests.faults.test_streams import VODS
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld
-from viewer_pipeline_tests.support.streams import cut, flush_all
+from viewer_pipeline_tests.support.streams import cut, flush_all, world_on
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
-
-SHARDS = sorted({key_slot(f"{PREFIX}vod{number:04d}".encode()) + 1 for number in range(VODS)})
-
-
-def shards_of_vods(layout: Layout) -> list[int]:
-    """Return the shards of a stream in which these tests have VODs."""
-    return [shard for shard in SHARDS if slot_of_shard(shard) in layout.stream.slots]
 
 
 @pytest.fixture(params=["single Redis", "cluster"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """Both kinds of Redis. In a cluster, only the shards of the VODs get markers, of 16384."""
-    if request.param == "cluster":
-        with patch.object(Layout, "shards", property(shards_of_vods)):
-            yield request.getfixturevalue("cluster_world")
-    else:
-        yield World(request.getfixturevalue("stores"))
+    """Both kinds of Redis."""
+    with world_on(request.param, request) as world:
+        yield world
 
 
 def test_given_ids_are_flushed_by_their_own_streams(world: World) -> None:

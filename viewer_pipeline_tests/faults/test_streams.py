@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -10,19 +11,17 @@ import pytest
 from viewer_pipeline.errors import PipelineRefused
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.streams import NUMBERS, Stream, stream_of
-from viewer_pipeline_tests.support.streams import cut, flush_all
+from viewer_pipeline_tests.support.streams import cut, flush_all, world_on
 from viewer_pipeline_tests.support.world import World
 
 VODS = 40
 
 
 @pytest.fixture(params=["single Redis", "cluster"])
-def world(request: pytest.FixtureRequest) -> World:
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """Both kinds of Redis."""
-    if request.param == "cluster":
-        of_cluster: World = request.getfixturevalue("cluster_world")
-        return of_cluster
-    return World(request.getfixturevalue("stores"))
+    with world_on(request.param, request) as world:
+        yield world
 
 
 def test_a_run_flushes_all_streams(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from unittest.mock import patch
 
@@ -27,7 +28,7 @@ from viewer_pipeline.monitoring.status_page.bar_chart import format_flush_number
 from viewer_pipeline.monitoring.status_report import render_status
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.streams import NUMBERS
-from viewer_pipeline_tests.support.streams import cut, flush_all
+from viewer_pipeline_tests.support.streams import cut, flush_all, world_on
 from viewer_pipeline_tests.support.world import World
 
 VODS = 30
@@ -35,12 +36,10 @@ WIDE = 10_000
 
 
 @pytest.fixture(params=["single Redis", "cluster"])
-def world(request: pytest.FixtureRequest) -> World:
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """Both kinds of Redis."""
-    if request.param == "cluster":
-        of_cluster: World = request.getfixturevalue("cluster_world")
-        return of_cluster
-    return World(request.getfixturevalue("stores"))
+    with world_on(request.param, request) as world:
+        yield world
 
 
 @pytest.fixture

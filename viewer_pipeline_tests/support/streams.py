@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
+
+import pytest
 
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
@@ -13,7 +18,26 @@ from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.stream_change import change_streams
-from viewer_pipeline_tests.support.world import World
+from viewer_pipeline.layout import Layout, key_slot, slot_of_shard
+from viewer_pipeline_tests.support.world import PREFIX, World
+
+MAX_VODS = 100  # vod0000 and so on, in the tests of streams
+_shards = sorted({key_slot(f"{PREFIX}vod{number:04d}".encode()) + 1 for number in range(MAX_VODS)})
+
+
+def shards_of_vods(layout: Layout) -> list[int]:
+    """Return the shards of a stream of a cluster in which tests have VODs: of 16384, only these get markers."""
+    return [shard for shard in _shards if slot_of_shard(shard) in layout.stream.slots]
+
+
+@contextmanager
+def world_on(kind: str, request: pytest.FixtureRequest) -> Iterator[World]:
+    """Open an empty world on a single Redis or on a cluster."""
+    if kind == "cluster":
+        with patch.object(Layout, "shards", property(shards_of_vods)):
+            yield request.getfixturevalue("cluster_world")
+    else:
+        yield World(request.getfixturevalue("stores"))
 
 
 def cut(world: World, parts: int) -> None:

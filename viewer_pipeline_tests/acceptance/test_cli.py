@@ -56,7 +56,7 @@ JSON_COMMANDS = frozenset(
         "status",
         "streams",
     ]
-) | {f"bench {name}" for name in ("flush", "changed", "messages", "target", "reconcile", "runs", "all")}
+) | {f"bench {name}" for name in ("flush", "changed", "messages", "target", "reconcile", "runs", "scale", "all")}
 
 
 @pytest.fixture

@@ -1,0 +1,23 @@
+"""`viewer-pipeline bench scale`, on servers of its own."""
+
+from __future__ import annotations
+
+from viewer_pipeline_tests.acceptance.test_cli import Environment, environment, json_of
+from viewer_pipeline_tests.support.warm import run
+
+__all__ = ["environment"]
+
+WORDS = ("bench", "scale", "--counters", "600", "--streams", "1", "--streams", "3")
+
+
+def test_each_number_of_streams_is_measured(environment: Environment) -> None:
+    """First VODs that are new, then the same again; whatever was measured is plausible."""
+    stats = json_of(run(environment, *WORDS, "--json"))["scale"]
+    assert [(row["counters"], row["streams"], row["totals"]) for row in stats] == [
+        (600, streams, totals) for streams in (1, 3) for totals in ("insert", "update")
+    ]
+    for row in stats:
+        assert 0 < row["flush"] < row["complete_run"]
+        assert row["counters_per_second"] > 100
+        assert min(row["process_cpu"], row["redis_cpu"], row["ledger_bytes_per_counter"]) > 0
+        assert row["process_peak_mb"] > 10

@@ -390,7 +390,7 @@ def test_send_refuses_a_bad_id(online: Environment, client: redis.Redis, vod_id:
         (["send", "a", "--count", "0"], "Invalid value for '--count': 0 is not in the range"),
         (["send", "a", "--count", "x"], "Invalid value for '--count': 'x' is not a valid number."),
         (["send", "a", "--cuont", "1"], "No such option '--cuont'. (Did you mean"),
-        (["stauts"], "No such command 'stauts'. Did you mean 'status'?"),
+        (["stauts"], "No such command 'stauts'. (Did you mean one of: 'status', 'streams'?)"),
         (["retire", ""], "Invalid value for 'PREFIX': empty"),
         (["backfill", "yesterday"], "Invalid value for 'FIRST': 'yesterday': expected a day as 2026-11-28"),
         (["baseline", "--csv", "missing.csv"], "Invalid value for '--csv': File 'missing.csv' does not exist."),

@@ -43,6 +43,7 @@ from viewer_pipeline.flush.run_metrics import read_run_metrics, record_run
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.stream_change import change_streams
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.history.baseline import take_baseline_from_target
@@ -257,12 +258,19 @@ def test_everything_in_postgresql(narrow: Narrow) -> None:
 PAIRS = [(table, privilege) for table, privileges in TABLE_PRIVILEGES.items() for privilege in privileges]
 
 
+def do_everything_once(narrow: Narrow) -> None:
+    """Do all of it, and change the number of streams, after which the first stream is closed."""
+    do_everything(narrow)
+    with Stores.open(narrow.settings) as stores:
+        change_streams(stores, 2)
+
+
 @pytest.mark.parametrize(("table", "privilege"), PAIRS)
 def test_no_right_on_a_table_is_superfluous(narrow: Narrow, table: str, privilege: str) -> None:
     """Without it something fails, or is not recorded."""
     narrow.owner.execute(f"REVOKE {privilege} ON viewer.{table} FROM {narrow.role}")
     with pytest.raises((ViewerPipelineError, AssertionError)) as raised:
-        do_everything(narrow)
+        do_everything_once(narrow)
     if isinstance(raised.value, ViewerPipelineError):
         assert f"permission denied for table {table}" in str(raised.value)
 

@@ -13,10 +13,9 @@ from typing import NamedTuple, Self
 
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.redis_url import is_cluster_url
-from viewer_pipeline.streams import SLOTS, WHOLE, Stream, part_of_slot
+from viewer_pipeline.streams import SLOTS, WHOLE, Stream
 
 SINGLE_SHARD = 0  # of a single Redis; those of a cluster are 1 .. 16384: slot + 1
-SHARDS = range(1, SLOTS + 1)
 HOME_TAG = "{viewer}"  # hash tag of the keys that belong to no shard: one slot has them all
 
 
@@ -55,19 +54,24 @@ class Layout(NamedTuple):
     def owned(self, ids: Sequence[bytes]) -> Sequence[bytes]:
         """Return those of these raw ids whose counters belong to the stream."""
         parts = self.stream.parts
-        return (
-            ids
-            if parts == 1
-            else [raw for raw, part in zip(ids, self.parts_of(ids, parts), strict=True) if part == self.stream.part]
-        )
+        return ids if parts == 1 else self.split(ids, parts)[self.stream.part]
+
+    def split(self, ids: Sequence[bytes], parts: int) -> list[list[bytes]]:
+        """Return the raw ids of each of so many parts of all VODs."""
+        by_part: list[list[bytes]] = [[] for _ in range(parts)]
+        for raw, part in zip(ids, self.parts_of(ids, parts), strict=True):
+            by_part[part].append(raw)
+        return by_part
 
     def parts_of(self, ids: Sequence[bytes], parts: int) -> list[int]:
-        """Return which of so many parts of all VODs each of these raw ids is in. Takes 0.2 µs each."""
+        """Return which of so many parts of all VODs each of these raw ids is in. See Stream.slots."""
         prefix = self.names.prefix.encode()
         if b"{" in prefix or any(b"{" in raw for raw in ids):
-            return [part_of_slot(key_slot(prefix + raw), parts) for raw in ids]
-        before = crc_hqx(prefix, 0)
-        return [crc_hqx(raw, before) % SLOTS * parts // SLOTS for raw in ids]
+            slots = [key_slot(prefix + raw) for raw in ids]
+        else:  # no hash tag: the hash of the prefix is computed once
+            before = crc_hqx(prefix, 0)
+            slots = [crc_hqx(raw, before) % SLOTS for raw in ids]
+        return [slot * parts // SLOTS for slot in slots]
 
     def shard_of(self, counter: bytes) -> int:
         """Return the shard of a counter of the stream, by its whole key: an id may hold a hash tag."""

@@ -57,11 +57,6 @@ def stream_of(seq: int) -> int:
     return seq // NUMBERS
 
 
-def part_of_slot(slot: int, parts: int) -> int:
-    """Return the part of the VODs whose counters are in a hash slot."""
-    return slot * parts // SLOTS
-
-
 def format_seq(seq: int) -> str:
     """Return the number of a flush for people: `17`, or `2/17` for flush 17 of stream 2."""
     stream, number = divmod(seq, NUMBERS)

@@ -13,11 +13,11 @@ from viewer_pipeline.bench.flush_stats import FlushStats, Round, summarise
 from viewer_pipeline.bench.new_process import Call, call_in_new_process, kept_process
 from viewer_pipeline.bench.raw_write import time_raw_write
 from viewer_pipeline.bench.row_lock_and_double_count_times import measure_locks_and_double_counts
-from viewer_pipeline.bench.server_usage import measure_usage
+from viewer_pipeline.bench.server_usage import measure_usage, read_bytes_per_counter
 from viewer_pipeline.bench.totals_subscriber import TotalsSubscriber
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.transaction import MERGE_VERSION
-from viewer_pipeline.stores.named_queries import fetch_one, named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 
 SQL = named_queries(__name__)
 
@@ -51,7 +51,7 @@ def bench_flush(request: FlushRequest, counters: int, *, runs: int, keep_process
         for number in range(runs if counters < MANY_COUNTERS else min(runs, MANY_COUNTERS_RUNS)):
             rounds.append(_measure_round(servers, request, flushed_ids, number, call))
             subscriber.wait_for(counters)
-        ledger_bytes, totals_bytes = map(float, fetch_one(servers.connection, SQL["read_bytes_per_counter"]))
+        ledger_bytes, totals_bytes = read_bytes_per_counter(servers)
         locks = measure_locks_and_double_counts(servers, request, flushed_ids[:OBSERVED_COUNTERS])
         merge_statement = _merge_statement(servers)
     return summarise(

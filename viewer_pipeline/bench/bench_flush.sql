@@ -31,10 +31,3 @@ FROM stage AS s WHERE t.vod_id = s.vod_id
 -- name: analyze_stage
 -- Let PostgreSQL know how many rows there are.
 ANALYZE stage
-
--- name: read_bytes_per_counter
--- The sizes on disk, with indexes: of the ledger for each counter of its flushes, of the totals for each VOD.
-SELECT
-    (pg_total_relation_size('viewer.flush') + pg_total_relation_size('viewer.flush_batch'))
-        / (SELECT sum(counters) FROM viewer.flush),
-    pg_total_relation_size('viewer.vod_view_counts') / (SELECT count(*) FROM viewer.vod_view_counts)

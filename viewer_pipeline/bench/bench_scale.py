@@ -9,7 +9,7 @@ import redis
 
 from viewer_pipeline.bench.bench_servers import PREFIX, BenchServers, bench_servers
 from viewer_pipeline.bench.complete_run import CompleteRun, run_until_flushed
-from viewer_pipeline.bench.server_usage import ServerUsage, measure_usage
+from viewer_pipeline.bench.server_usage import ServerUsage, measure_usage, read_bytes_per_counter
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.stream_change import change_streams
@@ -90,7 +90,7 @@ def _require_exact(servers: BenchServers, counters: int, passes: int) -> None:
 
 def _stats(servers: BenchServers, run: CompleteRun, usage: ServerUsage, streams: int, totals: str) -> ScaleStats:
     memory = servers.client.info("memory")
-    ledger_bytes, totals_bytes = map(float, fetch_one(servers.connection, SQL["read_bytes_per_counter"]))
+    ledger_bytes, totals_bytes = read_bytes_per_counter(servers)
     seconds = run.seconds
     return ScaleStats(
         counters=run.counters,

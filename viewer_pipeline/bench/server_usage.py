@@ -55,3 +55,9 @@ def measure_usage(
     before = ServerUsage.read(servers)
     result = function(*args, **kwargs)
     return result, ServerUsage.read(servers).since(before)
+
+
+def read_bytes_per_counter(servers: BenchServers) -> tuple[float, float]:
+    """Return how much the ledger takes for each counter of its flushes, and the totals for each VOD, in bytes."""
+    ledger_bytes, totals_bytes = fetch_one(servers.connection, SQL["read_bytes_per_counter"])
+    return float(ledger_bytes), float(totals_bytes)

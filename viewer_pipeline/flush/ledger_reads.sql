@@ -108,10 +108,10 @@ WHERE b.seq = ANY(%(seqs)s)
 -- name: recent_flushes
 -- The last flushes of all streams, newest first.
 SELECT f.seq, f.mode, f.taken_at, f.committed_at, f.counters, f.views, f.batches, f.run_id
-FROM viewer.stream AS s
+FROM unnest(viewer.ledger_position()) AS of_stream
 CROSS JOIN LATERAL (
     SELECT seq, mode, taken_at, committed_at, counters, views, batches, run_id FROM viewer.flush
-    WHERE seq >= s.stream * 1000000000000 AND seq < (s.stream + 1) * 1000000000000
+    WHERE seq >= lower(of_stream) AND seq < upper(of_stream)
     ORDER BY seq DESC LIMIT %(limit)s
 ) AS f
 ORDER BY f.committed_at DESC, f.seq DESC LIMIT %(limit)s

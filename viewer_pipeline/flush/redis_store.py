@@ -238,13 +238,14 @@ class RedisStore(CounterReader):
         """Return the time (ms) of an announcement, and the option of ZADD: VODs that are in the set keep their time."""
         return time.time_ns() // 1_000_000, {"nx": True}
 
-    def add_to_changed_set(self, vod_ids: Iterable[str]) -> int:
+    def add_to_changed_set(self, vod_ids: Iterable[str | bytes]) -> int:
         """Add VODs to the changed set, announced now, and return how many were not in it."""
         (now_ms, option), added = self._announcement(), 0
         for page in chunks(vod_ids, SCAN_COUNT):
             with redis_errors(self.url):
                 try:
-                    new: Any = self._client.zadd(self.names.changed, dict.fromkeys(page, now_ms), **option)
+                    times: Any = dict.fromkeys(page, now_ms)
+                    new: Any = self._client.zadd(self.names.changed, times, **option)
                 except redis.ResponseError as error:
                     if not str(error).startswith("WRONGTYPE"):
                         raise
@@ -254,11 +255,8 @@ class RedisStore(CounterReader):
 
     def announce(self, vod_ids: Sequence[str]) -> int:
         """Add VODs to the changed sets of their parts, and return how many were in none."""
-        added = 0
-        for part in self.of_each_part():
-            owned = set(part.layout.owned([vod_id.encode() for vod_id in vod_ids]))
-            added += part.add_to_changed_set(vod_id for vod_id in vod_ids if vod_id.encode() in owned)
-        return added
+        by_part = self.layout.split([vod_id.encode() for vod_id in vod_ids], self.parts)
+        return sum(part.add_to_changed_set(ids) for part, ids in zip(self.of_each_part(), by_part, strict=True))
 
     def delete_changed_set(self) -> None:
         """Delete the changed set: sweeps find all counters."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -64,7 +64,7 @@ class SharedScan:
         end: Exception | None = RuntimeError("another stream did not read the scan to its end")
         try:
             for after, ids in scanner.scan_ahead(cursor, limit):
-                by_part = _split(ids, layout.parts_of(ids, parts), parts)
+                by_part = layout.split(ids, parts)
                 for part, queue in others.items():
                     queue.put((after, by_part[part]))
                 yield after, by_part[layout.stream.part]
@@ -81,10 +81,3 @@ class SharedScan:
             if isinstance(page, Exception):
                 raise page
             yield page
-
-
-def _split(ids: Sequence[bytes], parts_of_ids: Sequence[int], parts: int) -> list[list[bytes]]:
-    by_part: list[list[bytes]] = [[] for _ in range(parts)]
-    for raw, part in zip(ids, parts_of_ids, strict=True):
-        by_part[part].append(raw)
-    return by_part

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -27,16 +27,11 @@ from viewer_pipeline.flush.stream_change import change_streams
 from viewer_pipeline.streams import MAX_STREAM, NUMBERS
 from viewer_pipeline_tests.faults.test_streams import VODS
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld
-from viewer_pipeline_tests.support.streams import cut, flush_all, world_on
+from viewer_pipeline_tests.support.streams import cut, flush_all, world_of_each_kind
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
-
-@pytest.fixture(params=["single Redis", "cluster"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """Both kinds of Redis."""
-    with world_on(request.param, request) as world:
-        yield world
+__all__ = ["world_of_each_kind"]
 
 
 def test_given_ids_are_flushed_by_their_own_streams(world: World) -> None:

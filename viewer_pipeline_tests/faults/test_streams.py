@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,17 +10,12 @@ import pytest
 from viewer_pipeline.errors import PipelineRefused
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.streams import NUMBERS, Stream, stream_of
-from viewer_pipeline_tests.support.streams import cut, flush_all, world_on
+from viewer_pipeline_tests.support.streams import cut, flush_all, world_of_each_kind
 from viewer_pipeline_tests.support.world import World
 
+__all__ = ["world_of_each_kind"]
+
 VODS = 40
-
-
-@pytest.fixture(params=["single Redis", "cluster"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """Both kinds of Redis."""
-    with world_on(request.param, request) as world:
-        yield world
 
 
 def test_a_run_flushes_all_streams(world: World) -> None:
@@ -80,7 +74,7 @@ def test_a_run_that_read_before_the_change_commits_nothing(world: World) -> None
 
 
 def test_another_number_of_streams_than_the_ledger_has(world: World) -> None:
-    """A run is refused, and told what to do."""
+    """A run is refused, and the error names the remedy."""
     with pytest.raises(PipelineRefused, match=r"FLUSH_STREAMS=2, and the ledger has 1 stream; .*streams apply"):
         replace(world.stores, flush_streams=2).of_each_stream()
     assert [stores.ledger.stream for stores in world.stores.of_each_stream()] == [Stream()]

@@ -29,7 +29,7 @@ from viewer_pipeline.flush.retention_position import read_retention_position
 from viewer_pipeline.flush.retirement import retire_pipeline
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.history.pruning import prune_ledger
-from viewer_pipeline.layout import HOME_SLOT, SHARDS
+from viewer_pipeline.layout import HOME_SLOT
 from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.held_views import count_held, held_by_epoch
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, ReconcileResult, reconcile
@@ -236,7 +236,7 @@ def test_a_restored_dump_is_adopted(world: ClusterWorld, copy_of: CopyOf) -> Non
     world.send_many(VODS)
     world.flush_unsettled()
     redis = as_cluster(world.stores.redis)
-    for key in (redis.names.marker, *(redis.layout.marker_key(shard) for shard in SHARDS[:9])):
+    for key in (redis.names.marker, *(redis.layout.marker_key(shard) for shard in redis.layout.shards[:9])):
         world.client.hset(key, "ledger", unknown_system(world))
     world.client.hset(redis.names.registry, PREFIX, f"{unknown_system(world)} elsewhere")
     assert adopt_pipeline(world.stores).changed  # it records the system, which the role may read by now

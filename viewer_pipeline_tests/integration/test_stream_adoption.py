@@ -23,17 +23,12 @@ from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.layout import Layout
 from viewer_pipeline.streams import Stream
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
-from viewer_pipeline_tests.support.streams import cut, flush_all, world_on
+from viewer_pipeline_tests.support.streams import cut, flush_all, world_of_each_kind
 from viewer_pipeline_tests.support.world import PREFIX, World
 
+__all__ = ["world_of_each_kind"]
+
 VODS = 30
-
-
-@pytest.fixture(params=["single Redis", "cluster"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """Both kinds of Redis."""
-    with world_on(request.param, request) as world:
-        yield world
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from unittest.mock import patch
 
@@ -28,18 +27,13 @@ from viewer_pipeline.monitoring.status_page.bar_chart import format_flush_number
 from viewer_pipeline.monitoring.status_report import render_status
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.streams import NUMBERS
-from viewer_pipeline_tests.support.streams import cut, flush_all, world_on
+from viewer_pipeline_tests.support.streams import cut, flush_all, world_of_each_kind
 from viewer_pipeline_tests.support.world import World
+
+__all__ = ["world_of_each_kind"]
 
 VODS = 30
 WIDE = 10_000
-
-
-@pytest.fixture(params=["single Redis", "cluster"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """Both kinds of Redis."""
-    with world_on(request.param, request) as world:
-        yield world
 
 
 @pytest.fixture

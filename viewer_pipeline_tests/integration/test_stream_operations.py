@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,17 +25,12 @@ from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, Reconcile
 from viewer_pipeline.reconcile.undo import undo_adjustment
 from viewer_pipeline.streams import stream_of
 from viewer_pipeline_tests.support.ledger_world import ONE, UTC_DAYS, History, at
-from viewer_pipeline_tests.support.streams import cut, flush_all, world_on
+from viewer_pipeline_tests.support.streams import cut, flush_all, world_of_each_kind
 from viewer_pipeline_tests.support.world import World
 
+__all__ = ["world_of_each_kind"]
+
 VODS = 30
-
-
-@pytest.fixture(params=["single Redis", "cluster"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """Both kinds of Redis."""
-    with world_on(request.param, request) as world:
-        yield world
 
 
 def reconcile_once(world: World, reports: Path, **options: Any) -> ReconcileResult:

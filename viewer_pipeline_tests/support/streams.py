@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -30,10 +29,10 @@ def shards_of_vods(layout: Layout) -> list[int]:
     return [shard for shard in _shards if slot_of_shard(shard) in layout.stream.slots]
 
 
-@contextmanager
-def world_on(kind: str, request: pytest.FixtureRequest) -> Iterator[World]:
-    """Open an empty world on a single Redis or on a cluster."""
-    if kind == "cluster":
+@pytest.fixture(name="world", params=["single Redis", "cluster"])
+def world_of_each_kind(request: pytest.FixtureRequest) -> Iterator[World]:
+    """Both kinds of Redis. Import it under this name where tests cut its VODs into streams."""
+    if request.param == "cluster":
         with patch.object(Layout, "shards", property(shards_of_vods)):
             yield request.getfixturevalue("cluster_world")
     else:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot as slot_of_redis_py
 
-from viewer_pipeline.layout import HOME_SLOT, SHARDS, SINGLE_SHARD, Layout, key_slot, slot_of_shard
+from viewer_pipeline.layout import HOME_SLOT, SINGLE_SHARD, Layout, key_slot, slot_of_shard
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 
 CLUSTER = "redis+cluster://host"
@@ -24,8 +24,8 @@ def test_slots_are_those_of_redis_py(name: str) -> None:
 def test_the_marker_of_a_shard_is_in_its_slot(prefix: str) -> None:
     """Whatever the counter prefix, braces included; the markers of two shards differ."""
     layout = Layout.of(CLUSTER, prefix)
-    keys = [layout.marker_key(shard) for shard in SHARDS]
-    assert [key_slot(key.encode()) for key in keys] == [slot_of_shard(shard) for shard in SHARDS]
+    keys = [layout.marker_key(shard) for shard in layout.shards]
+    assert [key_slot(key.encode()) for key in keys] == [slot_of_shard(shard) for shard in layout.shards]
     assert len(set(keys)) == len(keys)
 
 

@@ -10,10 +10,7 @@ local reply = begin_part(token, ledger, segment, part, parts)
 if reply then
     return reply
 end
-local set_of = {}
-for number in string.gmatch(set_numbers, '%d+') do
-    set_of[#set_of + 1] = tonumber(number)
-end
+local set_of = numbers_in(set_numbers)
 local now, announced = string.format('%.0f', now_ms()), {}
 for i = 7, #ARGV do
     local key = KEYS[2 + (set_of[i - 6] or 0)]

@@ -11,14 +11,7 @@ local reply = begin_part(token, ledger, segment, part, parts)
 if reply then
     return reply
 end
-local views = {}
-for count in string.gmatch(counts, '%d+') do
-    views[#views + 1] = count
-end
-local set_of = {}
-for number in string.gmatch(set_numbers, '%d+') do
-    set_of[#set_of + 1] = tonumber(number)
-end
+local views, set_of = numbers_in(counts), numbers_in(set_numbers)
 reply = {1}
 local first = 2 + tonumber(sets)
 for i = first, #KEYS do

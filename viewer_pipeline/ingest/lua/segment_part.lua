@@ -1,5 +1,14 @@
 -- segment_part: common to the scripts that write a part of a segment, which begin with this file.
 
+-- The numbers in a text, as texts.
+local function numbers_in(text)
+    local numbers = {}
+    for number in string.gmatch(text, '%d+') do
+        numbers[#numbers + 1] = number
+    end
+    return numbers
+end
+
 -- The reply if nothing is to be written: {0} the part was written before, {-2, parts} the segment was begun in another
 -- number of parts. nil: the part is to be written. `folded`: the last segment that is closed, nil if none; then of the
 -- segment that was begun last, as stored: number, last written part, number of parts.

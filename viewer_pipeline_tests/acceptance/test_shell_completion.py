@@ -45,7 +45,7 @@ def test_the_page_names_three_shells() -> None:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_bash_completes() -> None:
     """Commands, values of arguments, options of a command, and values of options."""
-    assert completions("", "st") == ["status"]
+    assert completions("", "st") == ["status", "streams"]
     assert completions("bench", "f") == ["flush"]
     assert completions("healthcheck", "w") == ["worker", "webserver"]
     assert completions("send", "--co") == ["--count"]

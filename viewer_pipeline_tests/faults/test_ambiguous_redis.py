@@ -311,6 +311,8 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "changed_set_size_and_oldest": lambda store: store.changed_set_size_and_oldest(),
     "announce": lambda store: store.announce(["a"]),
     "delete_changed_set": lambda store: store.delete_changed_set(),
+    "delete_marker": lambda store: store.delete_marker(),
+    "delete_stream_keys": lambda store: store.delete_stream_keys(),
     "request_sweep": lambda store: store.request_sweep("test"),
     "request_sweeps": lambda store: store.request_sweeps("test"),
     "request_sweep_unless_requested": lambda store: store.request_sweep_unless_requested("test"),

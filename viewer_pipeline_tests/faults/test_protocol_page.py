@@ -93,7 +93,8 @@ def test_the_page_has_every_column(world: World, table: str) -> None:
     of_table = [rows[0], *(row.removeprefix("| |") for row in rows[1:])]
     end = next(at for at, row in enumerate([*of_table, "|"]) if at and row.startswith("|"))
     listed = {name for row in of_table[:end] for name in re.findall(r"`(\w+)`", row.partition("|")[0])}
-    query = f"SELECT attname FROM pg_attribute WHERE attrelid = 'viewer.{table}'::regclass AND attnum > 0"
+    attributes = f"attrelid = 'viewer.{table}'::regclass AND attnum > 0 AND NOT attisdropped"
+    query = f"SELECT attname FROM pg_attribute WHERE {attributes}"
     assert listed == {name for (name,) in world.rows(query)}
 
 

@@ -34,7 +34,7 @@ def unreachable(*_: Any) -> Any:
 
 def failed_run(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> dg.ExecuteInProcessResult:
     """Run a flush whose first step fails, with a password in the error."""
-    monkeypatch.setattr("viewer_pipeline.flush.drain.drain", unreachable)
+    monkeypatch.setattr("viewer_pipeline.flush.each_stream.drain", unreachable)
     job = defs.resolve_job_def(flush_views.name)
     tags = {"viewer/trigger": "schedule: found counters"}
     return job.execute_in_process(instance=dagster.instance, tags=tags, raise_on_error=False)
@@ -106,7 +106,7 @@ class Daemon:
 def test_runs_started_by_hand_are_posted(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """And backfills: the asset is named, not the job that Dagster makes up."""
     daemon = Daemon(dagster)
-    monkeypatch.setattr("viewer_pipeline.flush.drain.drain", unreachable)
+    monkeypatch.setattr("viewer_pipeline.flush.each_stream.drain", unreachable)
     with listening() as hook:
         monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
         assert not by_hand(dagster.instance, tags={"dagster/backfill": "abcdefgh"}, ok=False).success

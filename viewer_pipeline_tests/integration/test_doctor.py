@@ -76,8 +76,10 @@ def configured(client: redis.Redis, **options: str) -> Iterator[None]:
             client.config_set(raw, value)
 
 
-def test_healthy_servers(settings: Settings, dagster: DagsterWorld) -> None:
+def test_healthy_servers(settings: Settings, dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded servers of the tests keep nothing; all else is healthy."""
+    for checks in ("redis_checks", "postgres_checks"):  # a busy machine is slow
+        monkeypatch.setattr(f"viewer_pipeline.monitoring.doctor.{checks}.SLOW_MS", 10_000.0)
     dagster.beat_all()
     dagster.register()
     dagster.tick(SENSOR, 3, skip="no VOD was announced")
@@ -90,7 +92,7 @@ def test_healthy_servers(settings: Settings, dagster: DagsterWorld) -> None:
         "redis_persistence": "degraded",
         "pubsub_mode": "unknown",
     }
-    assert set(CHECK_RATIONALES) - set(results) == {"target_room"}
+    assert set(CHECK_RATIONALES) - set(results) == {"target_room", "celery"}
     assert results["subscriber"].details["workers"] == 1
 
 

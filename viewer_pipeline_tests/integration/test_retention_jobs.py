@@ -105,7 +105,7 @@ def test_ledger_schedule_requests_or_skips(dagster: DagsterWorld, dagster_settin
     reason = f"{old} was never rolled up: materialize daily_views for it"
     assert tick("prune_ledger_days_daily", dagster, dagster_settings) == reason
     history.roll_up(old, old + ONE)
-    reason = f"{old} is not settled: its last flush is 1, Redis has no marker"
+    reason = f"{old} is not settled: it has flush 1, Redis has no marker"
     assert tick("prune_ledger_days_daily", dagster, dagster_settings) == reason
     world.send("a", 1)
     world.flush()

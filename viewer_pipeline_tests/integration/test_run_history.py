@@ -147,7 +147,7 @@ def test_reports_without_a_run_go_with_old_runs(past: Past) -> None:
 def test_failed_runs_stay_longer(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are what somebody looks for."""
     with monkeypatch.context() as patch:
-        patch.setattr("viewer_pipeline.flush.drain.drain", fail)
+        patch.setattr("viewer_pipeline.flush.each_stream.drain", fail)
         failed = [past.flush(8, ok=False), past.flush(31, ok=False)]
     latest = past.flush()
     assert past.prune().runs == 1

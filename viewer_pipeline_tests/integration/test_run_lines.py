@@ -101,7 +101,7 @@ def test_lines_of_a_failed_run(
     def fail(*_: object) -> None:
         raise ValueError(f"no such table: {world.stores.ledger.url.replace('://', '://viewer:Geheim7@')}")
 
-    monkeypatch.setattr("viewer_pipeline.flush.drain.drain", fail)
+    monkeypatch.setattr("viewer_pipeline.flush.each_stream.drain", fail)
     run_id, _ = run_flush(LOG_FORMAT="json")
     lines = {line["event"]: line for line in json_lines(capfd)}
     failure = lines["step_failure"]

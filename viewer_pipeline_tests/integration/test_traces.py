@@ -115,7 +115,7 @@ def test_a_failed_run_and_its_retries(flush: Flush, monkeypatch: pytest.MonkeyPa
             raise RuntimeError("no such table in postgresql://viewer:Geheim7@host/db")
         raise PostgresUnavailable("no answer")
 
-    monkeypatch.setattr("viewer_pipeline.flush.drain.drain", fail)
+    monkeypatch.setattr("viewer_pipeline.flush.each_stream.drain", fail)
     with collecting() as collector:
         result = flush(collector.url)
         wait_until(lambda: len(collector.spans) == 3, 30, "the trace")

@@ -18,6 +18,7 @@ from viewer_pipeline.flush import (
     counter_reader,
     drain,
     held_views,
+    ledger,
     ledger_reads,
     marker_ownership,
     redis_store,
@@ -120,8 +121,8 @@ class Actor:
 
     def _run(self) -> None:
         try:
-            with self._stores.ledger.keeping_connections() as ledger:
-                stores = replace(self._stores, ledger=ledger)
+            with self._stores.ledger.keeping_connections() as kept:
+                stores = replace(self._stores, ledger=kept)
                 snapshot = drain.drain(stores, self._request)
                 commit.bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
         except (Died, MarkerMoved, PipelineRefused, PostgresUnavailable):
@@ -246,9 +247,9 @@ class Rehearsal:
         self._vods = len(first.sent)
         for vod, views in enumerate(first.sent):
             servers.client.set(f"{PREFIX}v{vod}", views)
-        ledger = servers.identity.key
+        identity = servers.identity.key
         ((timeline,),) = servers.rows("SELECT viewer.timeline()")
-        at: dict[Any, Any] = {"flush": 0, "batch": 0, "batches": 0, "epoch": "first", "ledger": ledger, "format": 2}
+        at: dict[Any, Any] = {"flush": 0, "batch": 0, "batches": 0, "epoch": "first", "ledger": identity, "format": 2}
         if first.redis.marker is not None:
             servers.client.hset(MARKER, mapping=at | {"timeline": timeline})
         self._copy = self._read_redis()
@@ -258,7 +259,7 @@ class Rehearsal:
         """Make every step. Raises AssertionError if the code makes another call than the model."""
         HeldLedger.actors.clear()
         with (
-            patch.object(drain, "last_flush", _held(ledger_reads.last_flush, "read ledger")),
+            patch.object(ledger, "last_flush", _held(ledger_reads.last_flush, "read ledger")),
             patch.object(settle, "read_batches_after", _held(ledger_reads.read_batches_after, "list")),
             patch.object(snapshot, "split_frame", _held(held_views.split_frame, "read counted")),
             patch.object(transaction, "commit_flush", _held_transaction(transaction.commit_flush)),

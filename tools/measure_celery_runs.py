@@ -9,47 +9,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
+from tools.up_with_celery import start_up_with_celery
 from viewer_pipeline.bench.bench_runs import observe_up
-from viewer_pipeline.bench.measured_up import MeasuredUp, environment_of_up, start_up
+from viewer_pipeline.bench.measured_up import MeasuredUp, start_up
 from viewer_pipeline.bench.process_tree import read_descendants, sum_pss_mb
 from viewer_pipeline.bench.run_costs import compute_costs
-from viewer_pipeline.stack.managed_process import ManagedProcess
-from viewer_pipeline.stack.ports import find_free_port
-from viewer_pipeline.stack.redis_server import RedisServer
-from viewer_pipeline.stores.celery_broker import read_broker
 
-INTERVAL_MS, WORKERS = 5000, 2
+INTERVAL_MS = 5000
 
 
 @contextmanager
 def up_with_celery() -> Iterator[MeasuredUp]:
-    """Start `up` with a broker and workers, each with one process."""
-    with ExitStack() as stop, tempfile.TemporaryDirectory(prefix="viewer-celery-") as directory:
-        broker = RedisServer(Path(directory), port=find_free_port(), append_only=False)
-        stop.callback(broker.stop)
-        broker.start()
-        up = stop.enter_context(start_up(interval_ms=INTERVAL_MS, warm_runs=True, CELERY_BROKER_URL=broker.url))
-        for number in range(WORKERS):
-            worker = ManagedProcess(
-                f"celery-{number}",
-                [
-                    *(sys.executable, "-m", "celery", "-A", "viewer_pipeline.celery_worker", "worker"),
-                    *("--concurrency", "1", "--hostname", f"{number}@%h"),
-                ],
-                environment=environment_of_up(up.home, CELERY_BROKER_URL=broker.url),
-                log=Path(directory, f"celery-{number}.log"),
-            )
-            stop.callback(worker.stop)
-            worker.start()
-            up.beside.append(worker)
-        up.beside.append(broker.process)
-        up.wait_for(lambda: len(read_broker(broker.url).workers) == WORKERS, "its Celery workers")
-        yield up
+    """Start `up` with a broker and workers."""
+    with start_up_with_celery(interval_ms=INTERVAL_MS) as started:
+        yield started.up
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from viewer_pipeline.flush.sweep_position import CURSOR_BITS
 from viewer_pipeline.layout import slot_of_shard
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.cluster_map import Address, NoOwner, OwnSlots, cluster_map_of
-from viewer_pipeline.stores.cluster_nodes import LOST, ClusterNodes, Command, Reply
+from viewer_pipeline.stores.cluster_nodes import LOST, REDIRECTIONS, ClusterNodes, Command, Reply
 from viewer_pipeline.stores.non_reconnecting_redis import non_reconnecting_client
 from viewer_pipeline.stores.redis import Script, as_text, redis_errors
 from viewer_pipeline.streams import Stream
@@ -146,11 +146,25 @@ class ClusterCounters(RedisStore):
                 (reply,) = self.nodes.run([command])
             require_values([reply])
 
+    def types(self, ids: Iterable[bytes]) -> dict[bytes, str]:
+        """As on a single Redis, without those that no node tells now: what is at other nodes is not held up."""
+        types = dict[bytes, str]()
+        for page in chunks(ids, READ_COUNT):
+            for raw, reply in zip(page, self._replies_of_each_counter("TYPE", page), strict=True):
+                if not isinstance(reply, (*LOST, *REDIRECTIONS)):
+                    with redis_errors(self.url):
+                        types[raw] = as_text(require_values([reply])[0])
+        return types
+
     def _of_each_counter(self, command: str, ids: Sequence[bytes]) -> list[Any]:
+        with redis_errors(self.url):
+            return require_values(self._replies_of_each_counter(command, ids))
+
+    def _replies_of_each_counter(self, command: str, ids: Sequence[bytes]) -> list[Reply]:
         keys = [self.prefix + raw for raw in ids]
         commands = [Command(slot_of_shard(self.layout.shard_of(key)), (command, key)) for key in keys]
         with redis_errors(self.url):
-            return require_values(self.nodes.run_following(commands))
+            return self.nodes.run_following(commands)
 
     def count_keys(self) -> int:
         """Return the number of keys of all nodes that answer, whatever their names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from viewer_pipeline.layout import key_slot
 from viewer_pipeline.stores import cluster_nodes
 from viewer_pipeline.stores.redis_durability_wait import Durability
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld
+from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
 
 VODS = 40
@@ -156,6 +158,34 @@ def test_a_dead_node_holds_up_no_other(cluster_world: ClusterWorld) -> None:
     world.flush()
     world.assert_all_persisted()
     assert world.stores.redis.sweep_request() is None
+
+
+def test_a_node_dies_before_the_types_of_missing_counters_are_read(
+    cluster_world: ClusterWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run continues: types are read only to report keys that are no counters."""
+    world, cluster, types = cluster_world, cluster_world.cluster, ClusterStore.types
+    world.send_many(VODS)
+    world.flush()
+    world.send_many(VODS, views=2)
+    dead = cluster.primaries()[1]
+    replica = cluster.replica_of(dead)
+    gone = next(vod_id for vod_id in ids_at(world, dead))
+    world.client.delete(f"vod:views:{gone}")
+    world.sent[gone] -= 2
+    cluster.wait_until_replicated()
+
+    def die_and_read_types(self: ClusterStore, ids: Any) -> dict[bytes, str]:
+        cluster.kill(dead)
+        return types(self, ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClusterStore, "types", die_and_read_types)
+        report = world.flush("ids", vod_ids=tuple(world.sent))
+    assert report.views == 2 * (VODS - 1)
+    wait_until(lambda: replica.own_record().primary_id is None, 120, "its replica is promoted")
+    flush_until_settled(world)
+    world.assert_all_persisted()
 
 
 def test_a_node_dies_between_commit_and_settling(cluster_world: ClusterWorld, monkeypatch: pytest.MonkeyPatch) -> None:

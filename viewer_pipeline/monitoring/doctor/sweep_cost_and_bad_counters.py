@@ -65,7 +65,7 @@ def _find_expiring_and_invalid(store: RedisStore, ids: list[bytes]) -> tuple[dic
             name = as_text(raw)
             if seconds >= 0:
                 expiring[name] = seconds
-            if value is None and (kind := types[raw]) != "none":
+            if value is None and (kind := types.get(raw, "none")) != "none":
                 invalid[name] = f"is a {kind}"
             elif value is not None and (error := count_error(value)):
                 invalid[name] = error

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 SQL = named_queries(__name__)
 CHANNEL = Settings.model_fields["pubsub_channel"].default
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 300.0
 POLL_SECONDS = 0.05
 STOP_SECONDS = 60.0
 
@@ -104,7 +104,7 @@ class MeasuredUp:
         return sum_pss_mb(pids), sum_pss_mb(find_by_command(pids, "viewer_pipeline.cli worker"))
 
     def wait_for(self, condition: Callable[[], object], expected: str) -> None:
-        """Wait until the condition holds. Raises EmbeddedServerError if `up` ends, or after two minutes."""
+        """Wait until the condition holds. Raises EmbeddedServerError if `up` ends, or after five minutes."""
         wait_for(self.process, condition, expected)
 
 
@@ -136,7 +136,7 @@ def start_up(*, interval_ms: int, warm_runs: bool, **settings: str) -> Iterator[
 
 
 def wait_for(process: ManagedProcess, condition: Callable[[], T], expected: str) -> T:
-    """Return the first true value. Raises EmbeddedServerError if the process ends, or after two minutes."""
+    """Return the first true value. Raises EmbeddedServerError if the process ends, or after five minutes."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not (value := condition()):
         if process.exit_status() is not None or time.monotonic() > deadline:

@@ -29,7 +29,7 @@ from viewer_pipeline.stores.postgres import (
     open_connection,
     read_only_reason,
 )
-from viewer_pipeline.stores.postgres_errors import first_line, postgres_errors
+from viewer_pipeline.stores.postgres_errors import first_line, is_connection_lost, postgres_errors
 from viewer_pipeline.streams import WHOLE, Stream
 from viewer_pipeline.target.add_or_park import FetchTotals, add_to_target, is_row_error, upsert_bisecting
 from viewer_pipeline.target.table import Target, TargetNames, find_target
@@ -111,8 +111,8 @@ class Ledger:
             if upsert is not None:
                 return transaction.commit_flush(connection, flush, upsert)
             return self._commit(connection, flush)
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            if self.has_committed(flush.flush_id):
+        except psycopg.Error as error:
+            if is_connection_lost(error) and self.has_committed(flush.flush_id):
                 log.warning(event("commit_reply_lost", seq=flush.seq, reason=first_line(error)))
                 return dict
             raise

@@ -75,8 +75,18 @@ def to_our_error(error: BaseException, url: str, *, subject: str = "") -> Viewer
         )
         values["privileges"] = ", ".join(TABLE_PRIVILEGES.get(groups.get("table", ""), ()))
         return row.build_error(where, redact_text(_quotation(error)), values)
-    ours = PostgresUnavailable if isinstance(error, UNAVAILABLE) else PostgresFailed
+    ours = PostgresUnavailable if isinstance(error, UNAVAILABLE) or is_connection_lost(error) else PostgresFailed
     return ours(f"{where}: {redact_text(first_line(error))}")
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether the connection broke, or may have: what the server did with the last statement is not known then.
+
+    psycopg's own InternalError, which has no SQLSTATE, is about replies that do not fit: an error that a server or a
+    pooler sends as its last word may arrive in one piece with a reply.
+    """
+    is_protocol_error = isinstance(error, psycopg.InternalError) and error.sqlstate is None
+    return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) or is_protocol_error
 
 
 def refuses_writes(error: psycopg.Error) -> bool:

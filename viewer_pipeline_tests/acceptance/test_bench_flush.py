@@ -38,7 +38,7 @@ def test_results(stats: list[dict[str, Any]]) -> None:
         assert row["merge_ratio"] == pytest.approx(row["merge_raw"] / row["flush"])
         assert row["merge_statement"] in ("MERGE", "UPDATE")
         for writer in ("", "upsert_", "merge_"):
-            assert 50 < row[f"{writer}wal_bytes_per_counter"] < 5000  # a row has some 40 bytes
+            assert 50 < row[f"{writer}wal_bytes_per_counter"] < 50_000  # a row has 40 bytes, its page 8192
         assert row["ledger_bytes_per_counter"] > 30
         assert row["totals_bytes_per_counter"] > 60
         assert min(row["process_cpu"], row["redis_cpu"]) > 0

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -211,6 +212,7 @@ def test_services_before_their_code_server(tmp_path: Path, database_url: str, re
     own = stack.variables(tmp_path, DATABASE_URL=database_url, REDIS_URL=redis_url)
     port = str(find_free_port())
     address = ("--code-server", f"127.0.0.1:{port}")
+    started = time.monotonic()
     with (
         service(own, "daemon", *address) as daemon,
         service(own, "webserver", "--port", str(find_free_port()), *address) as webserver,
@@ -224,7 +226,7 @@ def test_services_before_their_code_server(tmp_path: Path, database_url: str, re
     for log in logs:
         line = "event=code_server_unreachable reason=.*Connection refused.* remedy=.*`viewer-pipeline code-server`"
         text = log.read_text()
-        assert len(re.findall(line, text)) == 1, text
+        assert 1 <= len(re.findall(line, text)) <= 1 + (time.monotonic() - started) // 60, text  # repeated each minute
         assert "Stack Trace" not in text
         assert "Traceback" not in text
 

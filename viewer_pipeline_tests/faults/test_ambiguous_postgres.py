@@ -132,6 +132,21 @@ def test_the_reply_to_the_first_of_two_commits_is_lost(world: World, proxy: Prox
     world.assert_all_persisted()
 
 
+def test_an_error_comes_with_the_reply_to_a_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pooler that loses its server sends an error as its last word. What was committed is found all the same (R8)."""
+    commit = transaction.commit_to_totals
+
+    def commit_and_fail(*arguments: Any) -> None:
+        commit(*arguments)
+        raise psycopg.InternalError("received 2 results from command 'COMMIT'")
+
+    monkeypatch.setattr(transaction, "commit_to_totals", commit_and_fail)
+    world.send_many(2)
+    world.flush()
+    assert world.seqs() == [1]
+    world.assert_all_persisted()
+
+
 def test_the_request_for_the_totals_arrives_late(world: World, proxy: Proxy, counted: bytes) -> None:
     """It arrives after the run has failed, and PostgreSQL executes it and rolls it back."""
     test_the_request_arrives_late(world, proxy, counted)

@@ -37,7 +37,6 @@ DOCTOR = {
     "redis_memory",
     "redis_version",
     "redis_commands",
-    "redis_latency",
     "redis_durability",
     "clock",
     "keyspace",

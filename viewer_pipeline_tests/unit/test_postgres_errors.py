@@ -159,6 +159,9 @@ def test_other_errors() -> None:
     refused = to_our_error(pg.CheckViolation("violates check constraint"), URL)
     assert (type(refused), refused.remedy) == (PostgresFailed, "")
     assert type(to_our_error(psycopg.InterfaceError("odd"), URL)) is PostgresUnavailable
+    of_psycopg = psycopg.InternalError("received 2 results from command 'COMMIT'")  # seen behind PgBouncer
+    assert type(to_our_error(of_psycopg, URL)) is PostgresUnavailable
+    assert type(to_our_error(pg.DataCorrupted("of the server"), URL)) is PostgresFailed
     assert "password=***" in str(to_our_error(psycopg.OperationalError("invalid password=s3cret"), URL))
 
 

@@ -1,7 +1,7 @@
 """Kill Celery workers, their broker and runs while views arrive: `python -m tools.celery_soak`.
 
 Two workers execute the runs of two streams. In each round a producer sends views, half of them by INCR, half as
-messages. Meanwhile a worker is killed with all its processes, or its run alone, or the broker, which forgets its tasks;
+messages. Meanwhile a worker is killed with all its processes, or its run alone, or the broker, which loses its tasks;
 or a worker is paused for longer than its lease. What was killed is started again. At the end, the totals are compared
 with what was sent: views lost, views doubled. Linux only.
 """

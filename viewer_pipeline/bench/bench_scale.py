@@ -49,19 +49,27 @@ class ScaleStats:
 
 
 def bench_scale(
-    request: FlushRequest, sizes: Sequence[int], streams: Sequence[int], on_progress: Callable[[str], None]
+    request: FlushRequest,
+    sizes: Sequence[int],
+    streams: Sequence[int],
+    on_progress: Callable[[str], None],
+    *,
+    postgres_settings: Sequence[str] = (),
 ) -> list[ScaleStats]:
-    """Flush each number of counters in each number of streams, twice: first of new VODs, then of the same again."""
+    """Flush each number of counters in each number of streams, twice: first of new VODs, then of the same again.
+
+    `postgres_settings`: each as `name=value`, in place of the defaults.
+    """
     stats = list[ScaleStats]()
     for counters in sizes:
         for number in streams:
             on_progress(f"{counters:,} counters, FLUSH_STREAMS={number}")
-            stats += _bench(request, counters, number)
+            stats += _bench(request, counters, number, postgres_settings)
     return stats
 
 
-def _bench(request: FlushRequest, counters: int, streams: int) -> list[ScaleStats]:
-    with bench_servers(streams=streams) as servers:
+def _bench(request: FlushRequest, counters: int, streams: int, postgres_settings: Sequence[str]) -> list[ScaleStats]:
+    with bench_servers(streams=streams, postgres_settings=postgres_settings) as servers:
         with Stores.open(servers.settings) as stores:
             change_streams(stores, streams)
         stats = []

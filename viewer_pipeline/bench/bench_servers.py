@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,14 +47,17 @@ class BenchServers:
 
 
 @contextmanager
-def bench_servers(*, set_target_table: bool = False, streams: int = 1) -> Iterator[BenchServers]:
+def bench_servers(
+    *, set_target_table: bool = False, streams: int = 1, postgres_settings: Sequence[str] = ()
+) -> Iterator[BenchServers]:
     """Start the servers in a temporary directory.
 
-    `set_target_table`: the settings name the table of bench_target. `streams`: FLUSH_STREAMS.
+    `set_target_table`: the settings name the table of bench_target. `streams`: FLUSH_STREAMS. `postgres_settings`: each
+    as `name=value`.
     """
     with TemporaryDirectory(prefix="viewer-bench-") as home:
         postgres, server = (
-            PostgresServer(Path(home), port=find_free_port()),
+            PostgresServer(Path(home), port=find_free_port(), settings=postgres_settings),
             RedisServer(Path(home), port=find_free_port()),
         )
         try:

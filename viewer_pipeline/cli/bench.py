@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -188,6 +189,13 @@ def runs(rounds: int, seconds: float, idle_seconds: float, interval_ms: int, as_
     echo_result(stats, partial(result_tables.print_runs_table, stats), as_json=as_json)
 
 
+def _require_assignments(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not re.fullmatch(r"[a-z_.]+=.+", value):
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE, such as shared_buffers=4GB")
+    return values
+
+
 @bench.command()
 @click.option(
     "--counters",
@@ -206,15 +214,23 @@ def runs(rounds: int, seconds: float, idle_seconds: float, interval_ms: int, as_
     type=Number(1, MAX_PARTS),
     help="FLUSH_STREAMS; give it again for more.",
 )
+@click.option(
+    "--postgres",
+    "postgres_settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_require_assignments,
+    help="A setting of PostgreSQL, such as shared_buffers=4GB; give it again for more.",
+)
 @json_option
-def scale(sizes: tuple[int, ...], streams: tuple[int, ...], as_json: bool) -> None:
+def scale(sizes: tuple[int, ...], streams: tuple[int, ...], postgres_settings: tuple[str, ...], as_json: bool) -> None:
     """Flush many counters, in one stream and in several.
 
     Of VODs without totals, then of the same again; each number on fresh servers. Checks that each view counts once.
     """
     from viewer_pipeline.bench import bench_scale, scale_table
 
-    stats = bench_scale.bench_scale(_request(), sizes, streams, echo_progress)
+    stats = bench_scale.bench_scale(_request(), sizes, streams, echo_progress, postgres_settings=postgres_settings)
     echo_result({"scale": stats}, partial(scale_table.print_scale_tables, stats), as_json=as_json)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from heapq import nsmallest
+
+import numpy as np
 import pandas as pd
 import psycopg
 
@@ -19,9 +22,18 @@ def most_viewed_vods(connection: psycopg.Connection, report: RunReport, limit: i
         return []
     counts = pd.concat(frames, ignore_index=True)
     ids = counts["vod_id"]
-    if not (ids.is_monotonic_increasing and ids.is_unique):  # the run has read twice: another one committed first
-        counts = counts.groupby("vod_id")["delta"].sum().reset_index()
-    top = counts.nlargest(limit, "delta")
-    total_of = totals(connection, top["vod_id"].tolist())
-    rows = zip(top["vod_id"].tolist(), top["delta"].tolist(), strict=True)
-    return [(vod_id, views, total_of.get(vod_id, 0)) for vod_id, views in rows]
+    if not (ids.is_monotonic_increasing and ids.is_unique):  # of several streams or shards; or the run has read twice
+        counts = counts.groupby("vod_id", sort=False)["delta"].sum().reset_index()
+    top = _largest(counts, limit)
+    total_of = totals(connection, [vod_id for vod_id, _ in top])
+    return [(vod_id, views, total_of.get(vod_id, 0)) for vod_id, views in top]
+
+
+def _largest(counts: pd.DataFrame, limit: int) -> list[tuple[str, int]]:
+    """Return (vod id, views) of the rows with the most views, without sorting all of them."""
+    deltas = counts["delta"].to_numpy()
+    if len(deltas) > limit:
+        least = np.partition(deltas, -limit)[-limit]
+        counts = counts[deltas >= least]
+    rows = zip(counts["vod_id"].tolist(), counts["delta"].tolist(), strict=True)
+    return nsmallest(limit, rows, key=lambda row: (-row[1], row[0]))

@@ -7,7 +7,7 @@ from viewer_pipeline_tests.support.warm import run
 
 __all__ = ["environment"]
 
-WORDS = ("bench", "scale", "--counters", "600", "--streams", "1", "--streams", "3")
+WORDS = ("bench", "scale", "--counters", "600", "--streams", "1", "--streams", "3", "--postgres", "shared_buffers=16MB")
 
 
 def test_each_number_of_streams_is_measured(environment: Environment) -> None:
@@ -21,3 +21,9 @@ def test_each_number_of_streams_is_measured(environment: Environment) -> None:
         assert row["counters_per_second"] > 100
         assert min(row["process_cpu"], row["redis_cpu"], row["ledger_bytes_per_counter"]) > 0
         assert row["process_peak_mb"] > 10
+
+
+def test_a_setting_of_postgres_has_a_value(environment: Environment) -> None:
+    """Else the server would not start, and say so in its log only."""
+    done = run(environment, "bench", "scale", "--postgres", "shared_buffers")
+    assert (done.returncode, "'shared_buffers' is not NAME=VALUE" in done.stderr) == (2, True)

@@ -3,6 +3,7 @@
 A run flushes the parts that its tags name; without such tags, all of them, side by side.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
@@ -12,6 +13,9 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration.partitions import RANGE_END, RANGE_START
 from viewer_pipeline.orchestration.settings_resource import LOADED
 from viewer_pipeline.streams import Stream
+
+# Checks by partition need this preview feature. Ignored here and not in pytest's settings: users would see it too.
+warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
 
 STREAM_TAG = "viewer/stream"  # dagster.yaml allows one run at a time for each of its values
 ALL = "all"

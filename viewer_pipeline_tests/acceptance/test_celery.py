@@ -213,16 +213,17 @@ def no_broker(cluster: Cluster) -> Iterator[str]:
 
 
 def test_demo(tmp_path: Path) -> None:
-    """Two workers, one of which is killed half-way: every view counts once, and nothing is left behind."""
+    """Two streams, two workers, one of which is killed half-way: each view counts once, and nothing is left."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(scratch)}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(scratch), "FLUSH_STREAMS": "2"}
     arguments = ["demo", "--celery", "2", "--kill-worker", "--views", "300", "--vods", "20", "--time-limit", "300"]
     done = subprocess.run(
         [*COMMAND, *arguments, "--json"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "killed celery-1" in done.stderr
+    assert "Warning" not in done.stderr
     report = json.loads(done.stdout)
     assert (report["exact"], report["lost"], report["duplicated"]) == (True, 0, 0)
     assert sum(report["persisted"].values()) == 300

@@ -14,7 +14,7 @@ READY_MACHINES := .venv/.ready-machines  # with the extras celery and k8s
 PEERS_VENV := .cache/peers
 PEERS_READY := $(PEERS_VENV)/.ready
 
-.PHONY: help demo run test lint format docs bench clean vocabulary prove soak cluster-soak cluster-bench peers browser matrix image-test package-test release-check release-image lock
+.PHONY: help demo run test lint format docs bench clean vocabulary prove soak cluster-soak celery-soak cluster-bench peers browser matrix image-test package-test release-check release-image lock
 
 # Every day:
 
@@ -50,6 +50,9 @@ bench: $(READY)   ## Measure the speed, with a reference in the same run.
 
 cluster-soak: $(READY)  ## Kill flushes of a Redis Cluster while slots move and primaries fail over; every view counts once.
 	$(BIN)/python -m tools.cluster_soak
+
+celery-soak: $(READY_MACHINES)  ## Kill Celery workers, their runs and their broker while views arrive; every view counts once.
+	$(BIN)/python -m tools.celery_soak
 
 cluster-bench: $(READY) ## Measure a flush of a Redis Cluster, in turn with one of a single Redis.
 	$(BIN)/python -m tools.measure_cluster

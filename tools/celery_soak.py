@@ -1,4 +1,4 @@
-"""Kill Celery workers, their broker and runs while views arrive: `python -m tools.celery_soak`.
+"""Kill Celery workers, their broker and runs while views arrive: `make celery-soak`.
 
 Two workers execute the runs of two streams. In each round a producer sends views, half of them by INCR, half as
 messages. Meanwhile a worker is killed with all its processes, or its run alone, or the broker, which loses its tasks;
@@ -147,8 +147,8 @@ def _send_signal(pids: list[int], number: signal.Signals) -> None:
 
 def main() -> int:
     """Run the rounds, and print what was lost and doubled. Exit status 1 if anything was."""
-    parser = argparse.ArgumentParser(prog="python -m tools.celery_soak", description="Disturb runs on Celery workers.")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser = argparse.ArgumentParser(prog="make celery-soak", description="Disturb runs on Celery workers.")
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--vods", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()

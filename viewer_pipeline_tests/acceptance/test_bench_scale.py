@@ -24,6 +24,6 @@ def test_each_number_of_streams_is_measured(environment: Environment) -> None:
 
 
 def test_a_setting_of_postgres_has_a_value(environment: Environment) -> None:
-    """Else the server would not start, and say so in its log only."""
+    """Without one, the server would not start."""
     done = run(environment, "bench", "scale", "--postgres", "shared_buffers")
     assert (done.returncode, "'shared_buffers' is not NAME=VALUE" in done.stderr) == (2, True)

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,21 +157,41 @@ def assert_least_privileges(abilities: dict[str, Any], limit: str, *writable: st
     }
 
 
-@pytest.fixture
-def project(podman: Podman, tmp_path: Path) -> Iterator[PodmanProject]:
-    """The services of docker-compose.yaml, not started; on ports of this machine that are free."""
+@contextmanager
+def compose_project(podman: Podman, directory: Path, profiles: str, **settings: str) -> Iterator[PodmanProject]:
+    """The services of these profiles, not started; on ports of this machine that are free."""
     podman.make_server_images()
     settings = {
-        "COMPOSE_PROFILES": "postgres,redis",
+        "COMPOSE_PROFILES": profiles,
         "POSTGRES_PASSWORD": "p@ss:w/rd",  # libpq gets it by itself: no character needs an escape
         "BATCH_INTERVAL_MS": "5000",
+        **settings,
     }
     ports = {"3000": find_free_port(), "3003": find_free_port()}
-    project = PodmanProject(podman, tmp_path, settings, ports, name=f"viewer-{os.getpid()}")
+    project = PodmanProject(podman, directory, settings, ports, name=f"viewer-{os.getpid()}")
     try:
         yield project
     finally:
         project.end()
+
+
+@pytest.fixture
+def project(podman: Podman, tmp_path: Path) -> Iterator[PodmanProject]:
+    """The services with both servers."""
+    with compose_project(podman, tmp_path, "postgres,redis") as project:
+        yield project
+
+
+@pytest.fixture
+def celery_project(podman: Podman, tmp_path: Path) -> Iterator[PodmanProject]:
+    """The same with Celery workers and two streams, from an image with their extra."""
+    machines = {"IMAGE_LOCK": "requirements.machines.lock", "CELERY_BROKER_URL": "redis://celery-broker:6379/0"}
+    podman.build(IMAGE, ROOT, f"--build-arg=LOCK={machines['IMAGE_LOCK']}")
+    try:
+        with compose_project(podman, tmp_path, "postgres,redis,celery", **machines, FLUSH_STREAMS="2") as project:
+            yield project
+    finally:
+        podman.build(IMAGE, ROOT)  # from the cache
 
 
 def wait_until_healthy(port: int) -> None:
@@ -263,6 +284,55 @@ def test_compose_keeps_every_view(
     assert totals() == sent
     assert project.execute("redis", "redis-cli", "EXISTS", *(PREFIX + vod for vod in sent)) == "0"
     add_to_summary(f"compose: {sum(sent.values())} views counted once through 6 kills, an upgrade and a stop")
+
+
+@pytest.mark.skipif(COMPOSE_REASON is not None, reason=str(COMPOSE_REASON))
+def test_compose_with_celery_workers(
+    podman: Podman, celery_project: PodmanProject, add_to_summary: Callable[[str], None]
+) -> None:
+    """Workers flush both parts of the VODs. One of two is killed, and started again: each view counts once."""
+    project, sent = celery_project, dict[str, int]()
+    query = "SELECT vod_id, view_count FROM viewer.vod_view_counts"
+    by_stream = "SELECT viewer.stream_of(seq), count(*) FROM viewer.flush GROUP BY 1"
+
+    def rows(statement: str) -> dict[str, int]:
+        lines = project.execute(
+            "postgres", "psql", "-h", "/var/run/postgresql", "-U", "viewer", "-AtF ", "-c", statement
+        )
+        return {name: int(count) for name, count in (line.split() for line in lines.splitlines())}
+
+    def send(name: str) -> None:
+        for number in range(20):
+            vod = f"{name}_{number}"
+            project.execute("redis", "redis-cli", "INCRBY", PREFIX + vod, "2")
+            project.execute(
+                "redis", "redis-cli", "PUBLISH", "view_count_updates", json.dumps({"vodId": vod, "count": 1})
+            )
+            sent[vod] = 3
+
+    project.up(*project.order())
+    for service in ("celery-broker", "celery-1", "celery-2", *ROLES):
+        project.wait_for(service)
+    for service in ("celery-1", "celery-2"):
+        limit = project.compose["services"][service]["mem_limit"]
+        assert_least_privileges(probe(podman, project.container(service)), limit, "/var/lib/viewer-pipeline", "/tmp")
+    wait_until_healthy(project.ports["3003"])
+    send("before")
+    wait_until(lambda: rows(query) == sent, 300, "the views are persisted")
+    assert set(rows(by_stream)) == {"1", "2"}
+    executed = [podman.log(project.container(service)).count("counters_read") for service in ("celery-1", "celery-2")]
+    assert sum(executed) > 0
+    send("meanwhile")
+    killed = project.container("celery-1")
+    before = podman.pid(killed)
+    podman.kill(killed)
+    wait_until(lambda: rows(query) == sent, 300, "the views are persisted without one of them")
+    wait_until(lambda: podman.pid(killed) not in (0, before), 120, "it is started again")
+    project.wait_for("celery-1")
+    wait_until_healthy(project.ports["3003"])
+    services = ("celery-1", "celery-2", *ROLES)
+    assert project.stop(*services) == dict.fromkeys(services, 0)
+    add_to_summary(f"compose with Celery: {sum(sent.values())} views of two streams counted once, one worker killed")
 
 
 def build_version(podman: Podman, context: Path, version: str) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from viewer_pipeline.errors import PipelineRefused
 from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.shared_scan import SharedScan
 from viewer_pipeline.streams import NUMBERS, Stream, stream_of
 from viewer_pipeline_tests.support.streams import cut, flush_all, world_of_each_kind
+from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
 
 __all__ = ["world_of_each_kind"]
@@ -78,3 +82,34 @@ def test_another_number_of_streams_than_the_ledger_has(world: World) -> None:
     with pytest.raises(PipelineRefused, match=r"FLUSH_STREAMS=2, and the ledger has 1 stream; .*streams apply"):
         replace(world.stores, flush_streams=2).of_each_stream()
     assert [stores.ledger.stream for stores in world.stores.of_each_stream()] == [Stream()]
+
+
+def test_a_sweep_scans_once_all_streams_have_their_markers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a counter that came between scan and marker would be missed by a sweep that ends a hold (R16)."""
+    cut(world, 2)
+    world.send_many(VODS)
+    scans, calls = list[SharedScan](), list[str]()
+    store: Any = type(world.stores.redis)
+    begin, scan_ahead, join = store.begin, store.scan_ahead, SharedScan.__init__
+
+    def note_scan(self: SharedScan, streams: int) -> None:
+        join(self, streams)
+        scans.append(self)
+
+    def begin_last(self: RedisStore, *arguments: Any) -> Any:
+        if self.layout.stream.part == 1:
+            wait_until(lambda: scans[0]._barrier.n_waiting == 1, 30, "the first stream waits for the second one")
+        made = begin(self, *arguments)
+        calls.append("begin")
+        return made
+
+    def note_and_scan(self: RedisStore, *arguments: Any) -> Any:
+        calls.append("scan")
+        return scan_ahead(self, *arguments)
+
+    monkeypatch.setattr(SharedScan, "__init__", note_scan)
+    monkeypatch.setattr(store, "begin", begin_last)
+    monkeypatch.setattr(store, "scan_ahead", note_and_scan)
+    flush_all(world)
+    assert calls == ["begin", "begin", "scan"]
+    world.assert_all_persisted()

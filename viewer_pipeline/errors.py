@@ -36,6 +36,10 @@ class PipelineRefused(SettingsError):
     """This pipeline must not use this Redis, so nothing was read, counted or subtracted"""
 
 
+class StreamsRefused(PipelineRefused):
+    """The streams of flushes are not as many as this process expects, so it has flushed nothing"""
+
+
 class HistoryTimezoneChanged(SettingsError):
     """Days were rolled up in another time zone, so no day is rolled up or pruned before a backfill"""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import psycopg
 
 from viewer_pipeline.command_to_type import command_to_type
-from viewer_pipeline.errors import PipelineRefused
+from viewer_pipeline.errors import PipelineRefused, StreamsRefused
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.streams import MAX_STREAM, Stream
 from viewer_pipeline.text_formatting import pluralize
@@ -51,14 +53,18 @@ def read_open_streams(connection: psycopg.Connection) -> OpenStreams:
 
 
 def active_streams(connection: psycopg.Connection, expected: int) -> Sequence[Stream]:
-    """Return the active streams, by part. Raises PipelineRefused if they are not as many as expected."""
+    """Return the active streams, by part. Raises StreamsRefused if they are not as many as expected."""
     streams = read_open_streams(connection)
     apply = f"`{command_to_type('streams apply')}`"
     if not streams.active:
-        raise PipelineRefused(f"a change of the streams was interrupted; {apply} completes it")
+        raise StreamsRefused(f"a change of the streams was interrupted; {apply} completes it")
     if len(streams.active) != expected:
         has = pluralize(len(streams.active), "stream")
-        raise PipelineRefused(f"FLUSH_STREAMS={expected}, and the ledger has {has}; {apply} changes the ledger")
+        here = f"process {os.getpid()} on {socket.gethostname()}"
+        raise StreamsRefused(
+            f"FLUSH_STREAMS={expected}, and the ledger has {has}; restart {here} if it has an old value, else {apply}"
+            " changes the ledger"
+        )
     return streams.active
 
 
@@ -115,4 +121,4 @@ def _plan(connection: psycopg.Connection, parts: int) -> OpenStreams:
 
 
 def _other_change() -> PipelineRefused:
-    return PipelineRefused(f"the streams were changed twice at once; repeat `{command_to_type('streams apply')}`")
+    return StreamsRefused(f"the streams were changed twice at once; repeat `{command_to_type('streams apply')}`")

@@ -16,24 +16,32 @@ from typing import NamedTuple
 
 import psycopg
 
-from viewer_pipeline.errors import MarkerMoved, RedisUnavailable
+from viewer_pipeline.command_to_type import command_to_type
+from viewer_pipeline.errors import MarkerMoved, PipelineRefused, RedisUnavailable
 from viewer_pipeline.flush.all_shards import ensure_shard_markers, settle_all_shards
 from viewer_pipeline.flush.cluster_counters import require_values
 from viewer_pipeline.flush.cluster_store import ClusterStore, as_cluster
 from viewer_pipeline.flush.drain import ensure_marker
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
-from viewer_pipeline.flush.ledger_streams import PlannedStream, activate, plan_change, replan_change
+from viewer_pipeline.flush.ledger_streams import (
+    PlannedStream,
+    activate,
+    plan_change,
+    read_open_streams,
+    replan_change,
+)
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.layout import slot_of_shard
 from viewer_pipeline.logs import event
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.stores.cluster_nodes import ScriptCall
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.redis import Script, redis_errors
-from viewer_pipeline.streams import Stream
+from viewer_pipeline.streams import Stream, format_seq
 
 log = logging.getLogger("viewer_pipeline.streams")
 SQL = named_queries(__name__)
@@ -57,9 +65,11 @@ def change_streams(stores: Stores, parts: int) -> StreamChange:
 
     Raises the errors of a drain, MarkerMoved, and RedisUnavailable where a node of a cluster does not answer: no run
     commits then until it is repeated. Raises PipelineRefused where another change was made meanwhile, and where the
-    ledger has no numbers for as many streams.
+    ledger has no numbers for as many streams; and, before anything is closed, where Redis lacks the marker of a stream
+    that has flushes: it may be another Redis.
     """
     with stores.ledger.connect() as connection:
+        _require_markers(connection, stores, parts)
         plan = plan_change(connection, parts)
         if not plan.planned:
             return StreamChange(plan.active, plan.active)
@@ -88,6 +98,25 @@ def change_streams_of_new_ledger(stores: Stores) -> None:
         (is_new,) = fetch_one(connection, SQL["is_new"])
     if is_new:
         change_streams(stores, stores.flush_streams)
+
+
+def _require_markers(connection: psycopg.Connection, stores: Stores, parts: int) -> None:
+    """Raise PipelineRefused where a change would begin with a Redis that was emptied, or is not that of the pipeline.
+
+    A change that has begun is completed all the same: no run could make the markers then.
+    """
+    active = read_open_streams(connection).active
+    if len(active) == parts:
+        return
+    for stream in active:
+        of_stream = stores.of_stream(stream)
+        last = of_stream.ledger.last_flush(connection)
+        if last.seq > stream.first and of_stream.redis.marker() is None:
+            raise PipelineRefused(
+                f"{of_stream.redis.names.marker} is missing, and flush {format_seq(last.seq)} was settled or is to be:"
+                f" is {redact_text(of_stream.redis.url)} the right Redis? If it was emptied, run"
+                f" `{command_to_type('flush')}` with the old FLUSH_STREAMS first: it holds what may have been counted"
+            )
 
 
 def _open_markers(

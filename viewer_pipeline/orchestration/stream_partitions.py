@@ -3,12 +3,15 @@
 A run flushes the parts that its tags name; without such tags, all of them, side by side.
 """
 
+import os
+import socket
 import warnings
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
 from dagster._core.launcher import DefaultRunLauncher
 
+from viewer_pipeline.errors import StreamsRefused
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration.partitions import RANGE_END, RANGE_START
 from viewer_pipeline.orchestration.settings_resource import LOADED
@@ -40,12 +43,21 @@ def stream_tags(names: Sequence[str] = NAMES) -> dict[str, str]:
 
 
 def streams_of_run(stores: Stores, tags: Mapping[str, str]) -> list[Stores]:
-    """Return the streams that a run with these tags flushes. Raises PipelineRefused as `of_each_stream` does."""
+    """Return the streams that a run with these tags flushes.
+
+    Raises StreamsRefused as `of_each_stream` does, and where the tags name parts of another number of streams.
+    """
     streams = stores.of_each_stream()
     names = [stream.ledger.stream.name for stream in streams]
     first, last = tags.get(RANGE_START), tags.get(RANGE_END)
-    if (name := tags.get(PARTITION)) in names:
-        first = last = name
-    if first not in names or last not in names:
+    if PARTITION in tags:
+        first = last = tags[PARTITION]
+    if first is None or last is None:
         return streams
+    if first not in names or last not in names:
+        here = f"process {os.getpid()} on {socket.gethostname()}"
+        raise StreamsRefused(
+            f"the run is for {first} to {last}, and {here} has FLUSH_STREAMS={len(names)}, as the ledger has;"
+            " restart the processes that have an old value"
+        )
     return streams[names.index(first) : names.index(last) + 1]

@@ -17,8 +17,9 @@ from viewer_pipeline.errors import PipelineRefused
 from viewer_pipeline.flush import stream_change, transaction
 from viewer_pipeline.flush.aggregate import Aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_row_types import Batch
-from viewer_pipeline.flush.ledger_streams import PlannedStream, activate, plan_change
+from viewer_pipeline.flush.ledger_streams import PlannedStream, activate, active_streams, plan_change
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.snapshot import Snapshot
@@ -193,12 +194,27 @@ def test_redis_falls_back_to_a_time_before_the_change(world: World) -> None:
     assert world.held() == dict.fromkeys(world.sent, 1)
 
 
+def test_a_change_begins_with_the_redis_of_the_pipeline(world: World) -> None:
+    """One without the markers is refused before anything is closed: then views that were counted would be held."""
+    world.send_many(VODS)
+    world.flush_unsettled()
+    for server in servers(world):
+        server.flushall()
+    with pytest.raises(PipelineRefused, match=r"viewer:settled\S* is missing, .*the right Redis\?"):
+        change_streams(world.stores, 2)
+    with world.stores.ledger.connect() as connection:
+        assert len(active_streams(connection, 1)) == 1
+    flush_all(world)  # as the error says
+    cut(world, 2)
+
+
 def test_streams_hold_what_those_before_would_have_held(world: World) -> None:
     """Redis lost its markers: its counters may have views that were counted, until each stream has swept."""
     world.send_many(VODS)
     copies = copy_of(world)
     world.flush()
     fall_back(world, copies)
+    world.drain()  # makes the markers, and commits nothing
     cut(world, 2)
     flush_all(world)
     assert world.counters() == {}
@@ -222,6 +238,7 @@ def test_one_of_the_streams_before_held_views(world: World) -> None:
         world.client.incrby(PREFIX + vod_id, views)
     first.redis.delete_shard_markers()
     world.client.delete(first.redis.names.marker)
+    drain(first, world.request())  # makes the markers, and commits nothing
     cut(world, 3)
     flush_all(world)
     assert world.totals() == dict(world.sent)

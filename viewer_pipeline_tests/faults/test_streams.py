@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.errors import PipelineRefused
+from viewer_pipeline.errors import PipelineRefused, StreamsRefused
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.shared_scan import SharedScan
+from viewer_pipeline.orchestration.stream_partitions import streams_of_run
 from viewer_pipeline.streams import NUMBERS, Stream, stream_of
 from viewer_pipeline_tests.support.streams import cut, flush_all, world_of_each_kind
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -82,6 +83,23 @@ def test_another_number_of_streams_than_the_ledger_has(world: World) -> None:
     with pytest.raises(PipelineRefused, match=r"FLUSH_STREAMS=2, and the ledger has 1 stream; .*streams apply"):
         replace(world.stores, flush_streams=2).of_each_stream()
     assert [stores.ledger.stream for stores in world.stores.of_each_stream()] == [Stream()]
+
+
+def test_a_run_names_its_parts(world: World) -> None:
+    """By tags; those of another number of streams are refused, before anything is read or committed."""
+    cut(world, 2)
+
+    def parts(**tags: str) -> list[str]:
+        named = {name.replace("_", "/", 1): value for name, value in tags.items()}
+        return [stores.ledger.stream.name for stores in streams_of_run(world.stores, named)]
+
+    whole = {"dagster_asset_partition_range_start": "1of2", "dagster_asset_partition_range_end": "2of2"}
+    assert parts() == parts(**whole) == ["1of2", "2of2"]
+    assert parts(dagster_partition="2of2") == ["2of2"]
+    of_three = {name: value.replace("of2", "of3") for name, value in whole.items()}
+    for tags in ({"dagster_partition": "1of3"}, of_three):
+        with pytest.raises(StreamsRefused, match=r"the run is for 1of3 to .of3, and process \d+ on .* FLUSH_STREAMS=2"):
+            parts(**tags)
 
 
 def test_a_sweep_scans_once_all_streams_have_their_markers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,12 +184,12 @@ def dead_and_paused_workers(cluster: Cluster) -> Iterator[str]:
     resumed = time.monotonic() - died
     yield f"a killed worker: its run failed after {failed - died:.1f} s, the next one succeeded after {resumed:.1f} s"
     assert resumed < PROMISED_SECONDS
+    for run_id in (flush, days):  # the paused worker would acknowledge the second one once its process has ended
+        wait_until(lambda run_id=run_id: cluster.logged(f"run_delivered_again run_id={run_id}"), 120, "delivered again")  # type: ignore[misc]
+        assert cluster.failure_of(run_id).count('"PIPELINE_START"') == 1
     paused.signal(signal.SIGCONT)
     wait_until(lambda: cluster.logged(f"run_lease_lost run_id={days}"), 30, "the paused process knows")
     wait_until(lambda: not (PROC / str(paused_pid)).exists(), 30, "it has ended")
-    for run_id in (flush, days):
-        wait_until(lambda run_id=run_id: cluster.logged(f"run_delivered_again run_id={run_id}"), 60, "delivered again")  # type: ignore[misc]
-        assert cluster.failure_of(run_id).count('"PIPELINE_START"') == 1
 
 
 def no_broker(cluster: Cluster) -> Iterator[str]:

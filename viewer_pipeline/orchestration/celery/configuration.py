@@ -16,6 +16,7 @@ CONFIGURATION: dict[str, Any] = {
         "visibility_timeout": VISIBILITY_SECONDS,
         "unacked_restore_interval": RESTORE_SECONDS,
         "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": RESTORE_SECONDS,  # else a killed worker may keep others from that for 300 s
         "socket_timeout": SERVER_SECONDS,
         "socket_connect_timeout": SERVER_SECONDS,
         "socket_keepalive": True,

@@ -23,9 +23,9 @@ from typing import Any
 
 from tools.up_with_celery import UpWithCelery, start_up_with_celery
 from viewer_pipeline.bench.measured_up import CHANNEL
+from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline.stack.managed_process import ManagedProcess
 
-PREFIX = "vod:views:"
 INTERVAL_MS = 5000
 PIPELINE = 100  # views
 PAUSE_SECONDS = 20.0  # of a worker: its lease ends after 15 s
@@ -73,7 +73,7 @@ class Soak:
 
     def pending(self) -> Counter[str]:
         """Return what is left in Redis, by VOD."""
-        values: Any = self.stack.up.client.mget([PREFIX + vod for vod in self.vods])
+        values: Any = self.stack.up.client.mget([DEFAULT_PREFIX + vod for vod in self.vods])
         return Counter({vod: int(value) for vod, value in zip(self.vods, values, strict=True) if value})
 
     def runs(self) -> dict[str, int]:
@@ -99,7 +99,7 @@ class Soak:
             with self.stack.up.client.pipeline(transaction=False) as pipe:
                 for number, vod in enumerate(views):
                     if number % 2:
-                        pipe.incr(PREFIX + vod)
+                        pipe.incr(DEFAULT_PREFIX + vod)
                     else:
                         pipe.publish(CHANNEL, json.dumps({"vodId": vod, "count": 1}))
                 pipe.execute()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from viewer_pipeline.bench.measured_up import MeasuredUp, environment_of_up, start_up
+from viewer_pipeline.stack.celery_workers import COMMAND
 from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.redis_server import RedisServer
@@ -39,10 +40,7 @@ def start_up_with_celery(*, interval_ms: int, **settings: str) -> Iterator[UpWit
         for number in range(WORKERS):
             worker = ManagedProcess(
                 f"celery-{number}",
-                [
-                    *(sys.executable, "-m", "celery", "-A", "viewer_pipeline.celery_worker", "worker"),
-                    *("--concurrency", "1", "--hostname", f"{number}@%h"),
-                ],
+                [sys.executable, *COMMAND, "--hostname", f"{number}@%h"],
                 # A worker that is killed leaves its temporary files.
                 environment={**environment_of_up(up.home, **settings), "TMPDIR": directory},
                 log=Path(directory, f"celery-{number}.log"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +12,7 @@ from viewer_pipeline.errors import PipelineRefused, StreamsRefused
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.streams import MAX_STREAM, Stream
 from viewer_pipeline.text_formatting import pluralize
+from viewer_pipeline.this_process import name_this_process
 
 SQL = named_queries(__name__)
 
@@ -60,10 +59,9 @@ def active_streams(connection: psycopg.Connection, expected: int) -> Sequence[St
         raise StreamsRefused(f"a change of the streams was interrupted; {apply} completes it")
     if len(streams.active) != expected:
         has = pluralize(len(streams.active), "stream")
-        here = f"process {os.getpid()} on {socket.gethostname()}"
         raise StreamsRefused(
-            f"FLUSH_STREAMS={expected}, and the ledger has {has}; restart {here} if it has an old value, else {apply}"
-            " changes the ledger"
+            f"FLUSH_STREAMS={expected}, and the ledger has {has}; restart {name_this_process()} if it has an old value,"
+            f" else {apply} changes the ledger"
         )
     return streams.active
 

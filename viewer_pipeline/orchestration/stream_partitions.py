@@ -3,8 +3,6 @@
 A run flushes the parts that its tags name; without such tags, all of them, side by side.
 """
 
-import os
-import socket
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +14,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration.partitions import RANGE_END, RANGE_START
 from viewer_pipeline.orchestration.settings_resource import LOADED
 from viewer_pipeline.streams import Stream
+from viewer_pipeline.this_process import name_this_process
 
 # Checks by partition need this preview feature. Ignored here and not in pytest's settings: users would see it too.
 warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
@@ -55,9 +54,8 @@ def streams_of_run(stores: Stores, tags: Mapping[str, str]) -> list[Stores]:
     if first is None or last is None:
         return streams
     if first not in names or last not in names:
-        here = f"process {os.getpid()} on {socket.gethostname()}"
         raise StreamsRefused(
-            f"the run is for {first} to {last}, and {here} has FLUSH_STREAMS={len(names)}, as the ledger has;"
-            " restart the processes that have an old value"
+            f"the run is for {first} to {last}, and {name_this_process()} has FLUSH_STREAMS={len(names)},"
+            " as the ledger has; restart the processes that have an old value"
         )
     return streams[names.index(first) : names.index(last) + 1]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 from contextlib import ExitStack, suppress
 from datetime import datetime
@@ -18,6 +16,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import DAGSTER_STORAGE, open_connection
 from viewer_pipeline.stores.postgres_errors import first_line, postgres_errors
+from viewer_pipeline.this_process import name_this_process
 from viewer_pipeline.time_formatting import format_timestamp
 
 log = logging.getLogger("viewer_pipeline.stack")
@@ -66,7 +65,7 @@ class DaemonLock:
             if connection.local_settings:  # of a pooler: the session, and the lock with it, would outlive this process
                 self._stop.set()
                 return ""
-            name = f"{SESSION_NAME}, process {os.getpid()} on {socket.gethostname()}"
+            name = f"{SESSION_NAME}, {name_this_process()}"
             connection.execute(SQL["prepare_session"], {"name": name})
             if fetch_one(connection, SQL["take_lock"], lock_class=LOCK_CLASS) == (True,):
                 unless_taken.pop_all()

@@ -24,13 +24,8 @@ from viewer_pipeline.stores.known_errors import find_known_error
 from viewer_pipeline.stores.known_postgres_errors import POSTGRES_ERRORS
 from viewer_pipeline.stores.table_privileges_and_redis_commands import TABLE_PRIVILEGES
 
-# After any of these another connection may succeed. The last two end a session that is in a transaction.
-UNAVAILABLE = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    pg.IdleInTransactionSessionTimeout,
-    pg.TransactionTimeout,
-)
+# They end a session that is in a transaction; another connection may succeed.
+ENDED_SESSION = (pg.IdleInTransactionSessionTimeout, pg.TransactionTimeout)
 # Errors that only a standby raises, by SQLSTATE and function of the server: the language of messages is a setting.
 OF_STANDBYS = (("55000", "LockAcquireExtended"), ("0A000", "GetSerializableTransactionSnapshot"))
 NAMES = ("user", "database", "schema")  # groups of the patterns that are identifiers
@@ -75,7 +70,7 @@ def to_our_error(error: BaseException, url: str, *, subject: str = "") -> Viewer
         )
         values["privileges"] = ", ".join(TABLE_PRIVILEGES.get(groups.get("table", ""), ()))
         return row.build_error(where, redact_text(_quotation(error)), values)
-    ours = PostgresUnavailable if isinstance(error, UNAVAILABLE) or is_connection_lost(error) else PostgresFailed
+    ours = PostgresUnavailable if isinstance(error, ENDED_SESSION) or is_connection_lost(error) else PostgresFailed
     return ours(f"{where}: {redact_text(first_line(error))}")
 
 

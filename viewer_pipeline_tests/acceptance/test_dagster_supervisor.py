@@ -101,7 +101,7 @@ def test_stop_while_it_imports(tmp_path: Path) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdin=pipe, stderr=pipe, text=True) as process:
         status = Path(f"/proc/{process.pid}/status")
-        wait_until(lambda: handles_sigterm(status.read_text()), 180, "the import of Dagster")
+        wait_until(lambda: handles_sigterm(status.read_text()), 60, "the import of Dagster")
         process.terminate()
         assert process.communicate(timeout=180)[1] == ""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from viewer_pipeline.logs import event
 from viewer_pipeline.orchestration.storage_engine import engine_of
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.this_process import name_this_process
 
 log = logging.getLogger("viewer_pipeline.run_lease")
 
@@ -56,7 +56,7 @@ class RunLease:
 
     settings: Settings
     run_id: str
-    holder: str = field(default_factory=lambda: f"process {os.getpid()} on {socket.gethostname()}")
+    holder: str = field(default_factory=name_this_process)
     _token: str = field(default_factory=lambda: str(uuid4()))
 
     def claim(self) -> bool:

@@ -26,7 +26,7 @@ from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline_tests.support.celery_workers import CeleryWorker, celery_workers
 from viewer_pipeline_tests.support.stack import COMMAND, Stack, up, variables
 from viewer_pipeline_tests.support.ui_runs import WAITING, Runs
-from viewer_pipeline_tests.support.waiting import PROC, processes_with, wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, PROC, processes_with, wait_until
 from viewer_pipeline_tests.support.warm import run
 from viewer_pipeline_tests.support.world import World
 
@@ -67,7 +67,7 @@ class Cluster:
     def check(self, name: str) -> dict[str, Any]:
         """Return a check of /health."""
         port = int(self.stack.environment["HEALTH_CHECK_PORT"])
-        connection = HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = HTTPConnection("127.0.0.1", port, timeout=ENOUGH)
         connection.request("GET", "/health")
         check: dict[str, Any] = json.loads(connection.getresponse().read())["checks"][name]
         connection.close()

@@ -28,6 +28,7 @@ from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, lock_home_di
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
+from viewer_pipeline_tests.support.waiting import ENOUGH
 from viewer_pipeline_tests.support.warm import run
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -322,7 +323,7 @@ def test_send(online: Environment, client: redis.Redis, mode: str, options: list
     published, counted = how != "incr", how != "publish"
     with client.pubsub() as listener:  # type: ignore[no-untyped-call]
         listener.subscribe("view_count_updates")
-        assert listener.get_message(timeout=5)["type"] == "subscribe"
+        assert listener.get_message(timeout=ENOUGH)["type"] == "subscribe"
         sent = json_of(run({**online, "PUBSUB_MODE": mode}, "send", "vod 1", "--count", "3", *options, "--json"))
         published_message = listener.get_message(timeout=5 if published else 0)
     assert sent == {"vod_id": "vod 1", "count": 3, "how": how, "subscribers": int(published)}

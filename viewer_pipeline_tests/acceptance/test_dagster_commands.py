@@ -21,7 +21,7 @@ import pytest
 from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, lock_home_directory
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline_tests.support import stack, warm
-from viewer_pipeline_tests.support.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, processes_with, wait_until
 from viewer_pipeline_tests.support.world import World
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def run(command: list[str], directory: Path, **variables: str) -> tuple[int, str
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=300,
+        timeout=ENOUGH,
     )
     return completed.returncode, completed.stdout
 
@@ -79,12 +79,12 @@ def developing(command: list[str], directory: Path, **variables: str) -> Iterato
     try:
         yield log
         process.send_signal(signal.SIGINT)
-        process.wait(120)
+        process.wait(ENOUGH)
         wait_until(lambda: not processes_with(directory), 60, "all its processes have ended")
     finally:
         for pid in processes_with(directory):
             os.kill(pid, signal.SIGKILL)
-        process.wait(30)
+        process.wait(ENOUGH)
 
 
 def succeeded(world: World) -> bool:
@@ -161,7 +161,13 @@ def test_services_beside_up(command: str, tmp_path: Path) -> None:
     workspace = home / "dagster" / "workspace.yaml"
     with lock_home_directory(home):
         refused = subprocess.run(
-            [*stack.COMMAND, command], env=own, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            [*stack.COMMAND, command],
+            env=own,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=ENOUGH,
+            check=False,
         )
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: `up` runs the code server, the daemon and the UI itself")
@@ -180,7 +186,7 @@ def service(own: dict[str, str], name: str, *options: str) -> Iterator[Path]:
         try:
             yield log
             process.terminate()
-            process.wait(60)
+            process.wait(ENOUGH)
         finally:
             process.kill()
 
@@ -197,7 +203,7 @@ def test_services_before_the_schema(tmp_path: Path, database_url: str, redis_url
     own = stack.variables(tmp_path, DATABASE_URL=database_url, REDIS_URL=redis_url)
     for name in ("daemon", "webserver"):
         completed = subprocess.run(
-            [*stack.COMMAND, name], env=own, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            [*stack.COMMAND, name], env=own, cwd=tmp_path, capture_output=True, text=True, timeout=ENOUGH, check=False
         )
         assert completed.returncode == 1
         lines = completed.stderr.splitlines()

@@ -19,7 +19,7 @@ from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.processes import parent
 from viewer_pipeline_tests.support.stack import COMMAND, Stack, up, variables
 from viewer_pipeline_tests.support.ui_runs import WAITING
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 
 CODE_SERVER_ENDED = '{"code-server": {"pid": 1, "exit_status": 1}}'
 FORK_OF_CALLER = """
@@ -61,7 +61,7 @@ def test_error_ends_the_fork() -> None:
     """An error in a fork is written once, and does not reach the code that called it."""
     for error, line in (('PostgresUnavailable("no route")', "error: PostgreSQL"), ("OSError(5)", "OSError: 5")):
         command = [sys.executable, "-c", FORK_OF_CALLER.format(error=error)]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=ENOUGH, check=True)
         assert result.stdout == "1\n"
         assert result.stderr.count(line) == 1
 
@@ -103,7 +103,7 @@ def test_stop_while_it_imports(tmp_path: Path) -> None:
         status = Path(f"/proc/{process.pid}/status")
         wait_until(lambda: handles_sigterm(status.read_text()), 60, "the import of Dagster")
         process.terminate()
-        assert process.communicate(timeout=180)[1] == ""
+        assert process.communicate(timeout=ENOUGH)[1] == ""
 
 
 def test_flush_of_the_command_line_survives_the_supervisor(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_flush_of_the_command_line_survives_the_supervisor(tmp_path: Path) -> No
             os.kill(parent(code_server), signal.SIGKILL)
             wait_until(lambda: code_server_pid(stack) != code_server, 90, "another supervisor, another code server")
             locking.rollback()
-            assert flush.wait(60) == 0
+            assert flush.wait(ENOUGH) == 0
             assert reading.execute("SELECT view_count FROM viewer.vod_view_counts").fetchall() == [(1,)]
         assert "run_ended_with_code_server" not in stack.log.read_text()
         stack.stop()

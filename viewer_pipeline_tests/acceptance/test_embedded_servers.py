@@ -26,7 +26,7 @@ from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer, find_redis_executable
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.servers import Postgres, Redis
-from viewer_pipeline_tests.support.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, processes_with, wait_until
 
 S = TypeVar("S", PostgresServer, RedisServer)
 
@@ -274,7 +274,7 @@ def test_postgres_stops_a_server_left_behind(home: Path) -> None:
     with running(PostgresServer(home, throw_away=True)) as server:
         write_row(server)
     with postgres_left_behind(home) as stale, running(PostgresServer(home)) as server:
-        assert stale.wait(10) == 0
+        assert stale.wait(ENOUGH) == 0
         assert read_row(server) == 42
 
 
@@ -296,7 +296,7 @@ def test_postgres_waits_for_a_server_that_is_stopping(home: Path) -> None:
                 "the next start finds it stopping",
             )
         try:
-            starting.result(30)
+            starting.result(ENOUGH)
             assert read_row(new_server) == 42
         finally:
             new_server.stop()
@@ -317,7 +317,7 @@ def test_redis_stops_a_server_left_behind(home: Path) -> None:
         (server.directory / "port").write_text(str(port))  # as its start had left it
         client.incrby("vod:views:a", 2)
         with running(RedisServer(home)) as after, connect(after.url) as client_after:
-            assert stale.wait(10) == 0
+            assert stale.wait(ENOUGH) == 0
             assert client_after.get("vod:views:a") == b"7"
 
 

@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from viewer_pipeline_tests.support.waiting import ENOUGH
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it runs on Linux only")
 
 START = """
@@ -39,7 +41,7 @@ def test_directory_of_sockets(home: str, used: bool) -> None:
         directory = Path(parent, home)
         directory.mkdir(exist_ok=True)
         command = [sys.executable, "-c", START, str(directory)]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=ENOUGH, check=True)
     can_fork, _, used_directory = result.stdout.strip().partition(" ")
     assert can_fork == "True"
     assert (used_directory == str(directory)) == used
@@ -49,5 +51,5 @@ def test_no_other_directory_is_needed() -> None:
     """DAGSTER_HOME is used where there is no directory for temporary files."""
     with TemporaryDirectory() as home:
         command = [sys.executable, "-c", NO_TEMPORARY_DIRECTORY + START, home]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=ENOUGH, check=True)
     assert result.stdout.strip() == f"True {home}"

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from viewer_pipeline.cli.main import main
 from viewer_pipeline.stack.ports import find_free_port
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 
 SECRET = "Geheim7Wort"  # its halves too: an error may cite a part of a URL
 PARTS = ("Geheim", "7Wort")
@@ -136,14 +136,14 @@ def test_a_worker(tmp_path: Path, database_url: str, redis_url: str, redis_kind:
         for path in ("/", "/health", "/metrics", "/ping", "/other"):
             try:
                 with urllib.request.urlopen(
-                    f"http://127.0.0.1:{variables['HEALTH_CHECK_PORT']}{path}", timeout=20
+                    f"http://127.0.0.1:{variables['HEALTH_CHECK_PORT']}{path}", timeout=ENOUGH
                 ) as a:
                     body = a.read().decode()
             except urllib.error.HTTPError as error:
                 body = error.read().decode()
             assert_clean(body)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(ENOUGH) == 0
     finally:
         process.kill()
         process.wait()

@@ -22,7 +22,7 @@ from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline_tests.support.containers import ROOT, files_of, not_ignored, read_compose
 from viewer_pipeline_tests.support.podman import Podman, base_image, reason_not_to_run
 from viewer_pipeline_tests.support.podman_compose import CHECK_TIMEOUT, START_SECONDS, PodmanProject
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.world import PREFIX
 
 REQUESTED = "VIEWER_TEST_IMAGE" in os.environ
@@ -199,7 +199,7 @@ def wait_until_healthy(port: int) -> None:
     unhealthy = dict[str, str]()
 
     def is_healthy() -> bool:
-        checks = requests.get(f"http://127.0.0.1:{port}/health", timeout=30).json()["checks"]
+        checks = requests.get(f"http://127.0.0.1:{port}/health", timeout=ENOUGH).json()["checks"]
         unhealthy.clear()
         unhealthy.update({name: str(each["message"]) for name, each in checks.items() if each["status"] != "healthy"})
         return not unhealthy
@@ -237,7 +237,7 @@ def test_compose_keeps_every_view(
         limit = project.compose["services"][role]["mem_limit"]
         assert_least_privileges(probe(podman, project.container(role)), limit, "/var/lib/viewer-pipeline", "/tmp")
     wait_until_healthy(project.ports["3003"])
-    assert requests.get(f"http://127.0.0.1:{project.ports['3000']}/server_info", timeout=30).status_code == 200
+    assert requests.get(f"http://127.0.0.1:{project.ports['3000']}/server_info", timeout=ENOUGH).status_code == 200
     send("vod_1", 3)
     project.execute("worker", "viewer-pipeline", "send", "vod_2")  # a message that carries a view
     sent["vod_2"] = 1

@@ -20,7 +20,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.kept_ports import PORTS_FILE
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port, find_free_port_from
 from viewer_pipeline_tests.support.stack import COMMAND, Stack, up, variables
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 
 USUAL_HEALTH_PORT = Settings.model_fields["health_check_port"].default
 COMM = Path("/proc/self/comm")
@@ -49,14 +49,16 @@ def read_banner(stack: Stack) -> str:
 def require_responses(ui_port: int, health_port: int) -> None:
     """Check that UI and worker respond on these ports."""
     for url in f"http://{LOOPBACK}:{ui_port}/server_info", f"http://{LOOPBACK}:{health_port}/ping":
-        with urllib.request.urlopen(url, timeout=30) as response:
+        with urllib.request.urlopen(url, timeout=ENOUGH) as response:
             assert response.status == 200
 
 
 def run_up(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run an `up` that is refused; one that is not fails the test after a while."""
     command, home = [*COMMAND, "up", *arguments], environment["HOME"]
-    return subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, env=environment, cwd=home, capture_output=True, text=True, timeout=ENOUGH, check=False
+    )
 
 
 def test_ports_stay_the_same_and_taken_ones_are_reported(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline_tests.acceptance.test_cli import Environment, environment, json_of, online
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.terminal import Terminal
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.warm import run
 from viewer_pipeline_tests.support.world import World
 
@@ -163,7 +163,7 @@ def test_watch_with_a_closed_pipe(flushed: Environment) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
-        process.wait(60)
+        process.wait(ENOUGH)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
@@ -176,7 +176,7 @@ def test_watch_in_a_terminal(flushed: Environment, tmp_path: Path, number: int, 
         )
         wait_until(lambda: log.read_text(errors="replace").count(CLEAR_BELOW) > 1, 60, "two were drawn")
         process.send_signal(number)
-        assert process.wait(60) == status
+        assert process.wait(ENOUGH) == status
         wait_until(lambda: LEAVE in log.read_text(errors="replace"), 60, "the terminal is left")
         wait_until(lambda: PERSISTED in log.read_text(errors="replace").rpartition(LEAVE)[2], 60, "the last status")
     drawn = log.read_text().partition(ENTER)[2].rpartition(LEAVE)[0]
@@ -194,7 +194,7 @@ def test_watch_in_a_small_terminal(flushed: Environment, tmp_path: Path) -> None
         )
         wait_until(lambda: CLEAR_BELOW in log.read_text(errors="replace"), 60, "one was drawn")
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(ENOUGH) == 0
     drawn = log.read_text().partition(HOME)[2].partition(CLEAR_BELOW)[0].replace("\x1b[K", "").split("\n")
     assert len(drawn) == 6
     assert max(map(len, drawn)) <= 40

@@ -23,7 +23,7 @@ from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.stack import up, variables
 from viewer_pipeline_tests.support.streamix import TargetWorld
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.warm import run
 from viewer_pipeline_tests.support.world import PREFIX
 
@@ -84,7 +84,7 @@ def test_streamix_views_are_in_the_table_or_parked(
         deleted = _replace_vods(world, late, vod_ids[:CHANGES])
         changed.set()
         sent, seconds = results.get(timeout=SECONDS + 120)
-        producer.join(30)
+        producer.join(ENOUGH)
         stack.stop()
     world.sent = Counter(sent)
     sweep_until_empty(environment, world)

@@ -21,7 +21,7 @@ from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.stack import COMMAND, Stack, up, variables
 from viewer_pipeline_tests.support.ui_runs import WAITING, Runs
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.webhook_server import listening
 from viewer_pipeline_tests.support.world import World
 
@@ -68,7 +68,7 @@ def events(world: World, *types: str) -> list[Any]:
 
 def flush_runs_check(stack: Stack) -> dict[str, Any]:
     """Return the check `flush_runs` of /health."""
-    connection = HTTPConnection("127.0.0.1", int(stack.environment["HEALTH_CHECK_PORT"]), timeout=30)
+    connection = HTTPConnection("127.0.0.1", int(stack.environment["HEALTH_CHECK_PORT"]), timeout=ENOUGH)
     connection.request("GET", "/health")
     check: dict[str, Any] = json.loads(connection.getresponse().read())["checks"]["flush_runs"]
     connection.close()
@@ -163,7 +163,7 @@ def test_interrupted_flush_command(tmp_path: Path, database_url: str, redis_url:
         )
         wait_until(lambda: world.rows(WAITING) == [(1,)], 120, "the flush waits for the lock")
         command.send_signal(signal.SIGINT)
-    _, errors = command.communicate(timeout=60)
+    _, errors = command.communicate(timeout=ENOUGH)
     assert command.returncode == 1
     assert "failed; its events are in the Dagster UI" in errors
     assert events(world, "STEP_UP_FOR_RETRY") == []

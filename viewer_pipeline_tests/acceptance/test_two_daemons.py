@@ -14,7 +14,7 @@ import psycopg
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.stack import COMMAND, Stack, up, variables
-from viewer_pipeline_tests.support.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, processes_with, wait_until
 from viewer_pipeline_tests.support.warm import run
 
 CHANNEL, VIEW = "view_count_updates", '{"vodId":"vod_1","count":1}'
@@ -22,7 +22,7 @@ CHANNEL, VIEW = "view_count_updates", '{"vodId":"vod_1","count":1}'
 
 def check_of(stack: Stack, name: str) -> dict[str, Any]:
     """Return a check of /health."""
-    connection = HTTPConnection("127.0.0.1", int(stack.environment["HEALTH_CHECK_PORT"]), timeout=30)
+    connection = HTTPConnection("127.0.0.1", int(stack.environment["HEALTH_CHECK_PORT"]), timeout=ENOUGH)
     connection.request("GET", "/health")
     check: dict[str, Any] = json.loads(connection.getresponse().read())["checks"][name]
     connection.close()
@@ -49,7 +49,13 @@ def test_two_daemons(tmp_path: Path, database_url: str, redis_url: str) -> None:
     with up(first) as stack:
         stack.wait_for_ui()
         refused = subprocess.run(
-            [*COMMAND, "up"], env=second, cwd=second["HOME"], capture_output=True, text=True, timeout=120, check=False
+            [*COMMAND, "up"],
+            env=second,
+            cwd=second["HOME"],
+            capture_output=True,
+            text=True,
+            timeout=ENOUGH,
+            check=False,
         )
         assert refused.returncode == 1
         assert f"viewer-pipeline up, process {stack.process.pid} on " in refused.stderr

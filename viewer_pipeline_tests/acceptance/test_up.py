@@ -19,7 +19,7 @@ from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.stack import Stack, query_graphql, up, variables
 from viewer_pipeline_tests.support.terminal import Terminal
-from viewer_pipeline_tests.support.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, processes_with, wait_until
 from viewer_pipeline_tests.support.world import PREFIX
 
 CHANNEL = "view_count_updates"
@@ -95,7 +95,7 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
 
             status: dict[str, Any] = json.loads(stack.run("status", "--json").stdout)
             assert (status["persisted"], status["vods"], status["parked"], status["rejected"]) == (14, 13, 0, 0)
-            with urllib.request.urlopen(ui, timeout=30) as page:
+            with urllib.request.urlopen(ui, timeout=ENOUGH) as page:
                 assert page.status == 200
             days = query_graphql(ui, DAYS)["partitionStats"]["numPartitions"]
             assert days in (1, 2)  # a new installation misses no day before its first one; at midnight a day is added
@@ -115,7 +115,7 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
                 client.incr(PREFIX + f"late_{number % 3}")
         terminal.close()
         stack.process.send_signal(signal.SIGHUP)  # as the shell of the terminal does, after the kernel
-        assert stack.process.wait(90) == 0
+        assert stack.process.wait(ENOUGH) == 0
     assert "Traceback" not in stack.log.read_text()
     assert "event=flush_committed" in stack.log.read_text()
     assert "event=counters_read" not in stack.log.read_text()  # which is for the log of the code server

@@ -13,7 +13,7 @@ from viewer_pipeline.layout import HOME_SLOT
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.stack import Stack, up, variables
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 
 PREFIX = "vod:views:"
 
@@ -70,12 +70,12 @@ def test_the_whole_stack(tmp_path: Path, redis_cluster: RedisCluster, database_u
         checks = json.loads(stack.run("doctor", "--json").stdout)["checks"]
         assert {name for name, check in checks.items() if check["status"] == "unhealthy"} == {"postgres_durability"}
         assert json_of(stack, "reconcile")["remaining"] == 0
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/health", timeout=30) as reply:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/health", timeout=ENOUGH) as reply:
             health = json.load(reply)["checks"]
         assert health["redis"]["status"] in ("healthy", "degraded")  # degraded: a node has restarted
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/", timeout=30) as page:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/", timeout=ENOUGH) as page:
             assert "3 nodes; " in page.read().decode()
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=30) as reply:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=ENOUGH) as reply:
             assert b"viewer_redis_up 1.0" in reply.read()
         stack.stop()
     assert "Traceback" not in stack.log.read_text()

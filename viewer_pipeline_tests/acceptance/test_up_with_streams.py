@@ -12,7 +12,7 @@ import redis
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.streams import stream_of
 from viewer_pipeline_tests.support.stack import query_graphql, up, variables
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.world import World
 
 VODS = 40
@@ -40,7 +40,7 @@ def partitions(ui: str, *, materialized: bool = False) -> list[str]:
 def health_of(port: int) -> tuple[str, dict[str, str]]:
     """Return the status of /health, and the message of each check that is not healthy."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=ENOUGH) as response:
             body = json.load(response)
     except urllib.error.HTTPError as unhealthy:
         body = json.load(unhealthy)

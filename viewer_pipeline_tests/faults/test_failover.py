@@ -34,7 +34,7 @@ from viewer_pipeline.stores.redis_reconnect_on_refusal import demotion_counter_o
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.failover import RedisPair, replication, started
 from viewer_pipeline_tests.support.subscribers import CHANNEL, PIPELINE_MESSAGES, SubscriberThread, message
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.worker_process import WorkerProcess, publish
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -304,7 +304,7 @@ def test_stop_at_its_deadline_reports_lost_views(pair: RedisPair, running: Subsc
     pair.demote()
     publish_and_receive(pair, running)
     running.subscriber.request_stop(time.monotonic() + 1.5)
-    running._thread.join(5)
+    running._thread.join(ENOUGH)
     assert running.remaining == VIEWS
     assert views_of(pair.promoted, "a") == 1
 
@@ -321,7 +321,7 @@ def test_stop_of_a_worker_process_during_a_failover(pair: RedisPair, tmp_path: P
         worker.process.send_signal(signal.SIGTERM)
         wait_until(lambda: worker.has_logged("worker_stopping"), HEALED_SECONDS, "the stop")
         pair.lead_to_the_new()
-        assert worker.process.wait(60) == 0
+        assert worker.process.wait(ENOUGH) == 0
         last = worker.last_event()
     assert (last["lost_views"], last["last_flush"].partition(",")[0]) == (0, f"flushed the remaining views: {VIEWS}")
     assert world.totals() == {"a": VIEWS}
@@ -334,7 +334,7 @@ def refusing(worker: WorkerProcess) -> set[str]:
 
     def failing_checks() -> set[str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=20) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=ENOUGH) as response:
                 checks = json.load(response)["checks"]
         except urllib.error.HTTPError as error:
             checks = json.load(error)["checks"]

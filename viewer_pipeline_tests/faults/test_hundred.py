@@ -17,6 +17,7 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.calls import fork, joined
+from viewer_pipeline_tests.support.waiting import ENOUGH
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 PROCESSES, THREADS = 4, 25
@@ -47,7 +48,7 @@ def flush_rounds(number: int, together: threading.Barrier, stores: Stores) -> Co
 
 def flushers(stores: Stores, report: Path) -> None:
     """Run the flushers of one process; write their outcomes to a file."""
-    together = threading.Barrier(THREADS, timeout=60)
+    together = threading.Barrier(THREADS, timeout=ENOUGH)
     with ThreadPoolExecutor(THREADS) as pool:
         running = [pool.submit(flush_rounds, number, together, stores) for number in range(THREADS)]
         outcomes = sum((future.result() for future in running), Counter[str]())

@@ -35,6 +35,7 @@ from viewer_pipeline.streams import WHOLE
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
+from viewer_pipeline_tests.support.waiting import ENOUGH
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 SHOP = "shop:views:"
@@ -110,7 +111,7 @@ def test_two_pipelines_flush_concurrently(world: World, another: MakeWorld) -> N
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(ENOUGH)
     assert failed == []
     for mine in pipelines:
         mine.flush()

@@ -32,7 +32,7 @@ from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.claims import claim
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 WAITING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -120,7 +120,7 @@ def test_r3_two_concurrent_transactions(world: World) -> None:
         transaction.copy_batches(connection, planned.batches)
         transaction.add_to_totals(connection, planned)
         connection.commit()
-    thread.join(30)
+    thread.join(ENOUGH)
     assert outcome[0].notes.superseded == 1
     assert outcome[0].notes.settled_before == 2
     world.assert_all_persisted()
@@ -149,7 +149,7 @@ def test_r3_two_concurrent_transactions_with_other_bases(world: World) -> None:
         thread.start()
         wait_until(lambda: claimed or world.rows(WAITING), 30, "the other claim waits")
         connection.commit()
-    thread.join(30)
+    thread.join(ENOUGH)
     assert (claimed, world.seqs()) == ([False], [16])
 
 

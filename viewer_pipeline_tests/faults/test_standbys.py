@@ -45,7 +45,7 @@ from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.failover import STANDBY_REPORTS, PostgresPair
 from viewer_pipeline_tests.support.pgbouncer import PgBouncer
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.worker_process import WorkerProcess
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -229,7 +229,7 @@ def test_the_standby_catches_up_in_time(postgres_pair: PostgresPair, behind: Wor
         wait_until(lambda: world.seqs() == [1], 30, "the flush is committed")
         assert world.counters() == dict(world.sent)
         thaw()
-        done.result(60)
+        done.result(ENOUGH)
     world.assert_all_persisted()
 
 
@@ -244,11 +244,11 @@ def test_a_failover_loses_a_committed_flush(postgres_pair: PostgresPair, behind:
         done = world.in_thread()
         wait_until(lambda: world.seqs() == [1, 2], 30, "the flush is committed")
         if not waits:
-            done.result(60)
+            done.result(ENOUGH)
         kill_primary(postgres_pair)
         if waits:
             with pytest.raises(PostgresUnavailable):
-                done.result(60)
+                done.result(ENOUGH)
     fail_over(postgres_pair)
     behind.send_many(3)
     rolled_back = behind.flush().notes.postgres_rolled_back
@@ -465,7 +465,7 @@ def test_through_a_pooler(postgres_pair: PostgresPair, behind: World, tmp_path: 
             fail_over(postgres_pair)
             postgres_pair.end_connections()
             with pytest.raises((MarkerMoved, PostgresUnavailable)):
-                done.result(60)
+                done.result(ENOUGH)
     finally:
         pooler.stop()
     assert behind.seqs() == [1, 2, 3]

@@ -18,7 +18,7 @@ from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.worker_process import WorkerProcess, publish
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -42,7 +42,7 @@ def reasons_of_runs(world: World) -> list[tuple[str, str]]:
 def get(worker: WorkerProcess, path: str) -> tuple[int, dict[str, Any]]:
     """Request a path of its health server."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}{path}", timeout=20) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}{path}", timeout=ENOUGH) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -157,7 +157,7 @@ def test_health_during_a_stop(worker: WorkerProcess, world: World) -> None:
         assert (code, body["status"]) == (503, "unhealthy")
         assert get(worker, "/ping")[0] == 200
         connection.rollback()
-        assert worker.process.wait(60) == 0
+        assert worker.process.wait(ENOUGH) == 0
     world.assert_all_persisted()
 
 

@@ -24,6 +24,7 @@ from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.faults.test_every_call import Scene, run
 from viewer_pipeline_tests.support.calls import Killer, client_of_threads, in_child, points_of_a_run, watched
 from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.waiting import ENOUGH
 from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld, World
 
 INT4 = 2**31 - 1
@@ -192,8 +193,8 @@ def test_concurrent_sweeps_and_editors(stores: Stores) -> None:
             world.send(vod_id, chosen.randint(1, 3), announce=chosen.random() < 0.5)
         stop.set()
         for done in flushers:
-            done.result(60)
-        edits, changes = editor.result(60), owner.result(60)
+            done.result(ENOUGH)
+        edits, changes = editor.result(ENOUGH), owner.result(ENOUGH)
     assert edits > 0
     assert changes > 0
     for _ in range(2):

@@ -17,7 +17,7 @@ import pytest
 
 from viewer_pipeline_tests.faults.test_stop import LOCK
 from viewer_pipeline_tests.support.terminal import Terminal, shell, standard_files
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.worker_process import READY, WorkerProcess, publish
 from viewer_pipeline_tests.support.world import World
 
@@ -30,7 +30,7 @@ def subscribes(world: World) -> bool:
 def stops(worker: WorkerProcess) -> bool:
     """Whether /health reports that it stops."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=20) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=ENOUGH) as response:
             return b"is stopping" in response.read()
     except urllib.error.HTTPError as error:
         return b"is stopping" in error.read()
@@ -53,7 +53,7 @@ def test_closed_terminal_stops_in_order(tmp_path: Path, database_url: str, redis
             for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCONT, signal.SIGHUP):
                 worker.process.send_signal(number)
             connection.rollback()
-        assert worker.process.wait(60) == 0
+        assert worker.process.wait(ENOUGH) == 0
     assert world.totals() == {"received": 100}
     assert world.counters() == {}
 

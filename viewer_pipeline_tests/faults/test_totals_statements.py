@@ -17,7 +17,7 @@ from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.ledger_row_types import Flush
 from viewer_pipeline.flush.transaction import SQL
 from viewer_pipeline_tests.support.totals_statements import MERGE, forced
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.world import World
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -67,7 +67,7 @@ def test_rows_are_locked_in_the_order_of_ids(world: World) -> None:
         wait_for_lock(world)
         assert [vod_id for (vod_id,) in world.rows(UNLOCKED)] == [f"vod{number:06d}" for number in range(51, 100)]
         other.commit()
-        flush.result(30)
+        flush.result(ENOUGH)
     world.assert_all_persisted()
 
 
@@ -85,7 +85,7 @@ def test_another_transaction_inserts_the_total_meanwhile(world: World, commits: 
         else:
             other.rollback()
             world.sent["b"] -= 2
-        assert flush.result(30).views == 9
+        assert flush.result(ENOUGH).views == 9
     assert (world.seqs(), world.parked()) == ([1], {})
     world.assert_all_persisted()
 
@@ -111,10 +111,10 @@ def add_beside_two_others(world: World) -> None:
             flush = world.in_thread()
             wait_for_lock(world, 2)
             first.commit()
-            added.result(30)
+            added.result(ENOUGH)
         wait_until(lambda: flush.done() or world.rows(WAITING) == [(1,)], 20, "the flush to wait again, or to end")
         second.commit()
-        flush.result(30)
+        flush.result(ENOUGH)
 
 
 def test_a_total_over_int64_parks_its_views(merge: World) -> None:
@@ -126,7 +126,7 @@ def test_a_total_over_int64_parks_its_views(merge: World) -> None:
         flush = merge.in_thread()
         wait_for_lock(merge)
         other.commit()
-        flush.result(30)
+        flush.result(ENOUGH)
     assert (merge.totals(), merge.parked()) == ({"b": 9, "full": 0}, {"full": 7})
     merge.assert_conserved()
 
@@ -143,7 +143,7 @@ def test_two_flushes_over_the_same_totals_never_deadlock(merge: World) -> None:
                 flush = Flush(seq, 0, uuid4(), "run", "sweep", datetime.now(UTC)).with_counters(ids, [1] * len(ids), 50)
                 with connection.transaction():
                     transaction.copy_batches(connection, flush.batches)
-                    both.wait(30)
+                    both.wait(ENOUGH)
                     step(connection, flush)
 
     with ThreadPoolExecutor(2) as pool:
@@ -151,7 +151,7 @@ def test_two_flushes_over_the_same_totals_never_deadlock(merge: World) -> None:
             pool.submit(add, transaction.merge_into_totals, 0),
             pool.submit(add, transaction.add_to_totals, 1),
         ]:
-            flusher.result(120)
+            flusher.result(ENOUGH)
     assert merge.rows("SELECT DISTINCT view_count FROM viewer.vod_view_counts") == [(1 + 2 * ROUNDS,)]
 
 

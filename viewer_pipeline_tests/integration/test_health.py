@@ -171,6 +171,7 @@ def test_stop_releases_threads_and_port(http: HttpWorld) -> None:
 def test_redis_out_of_reach(http: HttpWorld) -> None:
     """Unhealthy, with host and reason, without the password; checks that need it are unknown."""
     http.start(redis_url=f"redis://:{SECRET}@{LOOPBACK}:1/0")
+    wait_until(lambda: http.check("postgres")[1] == "healthy", 30, "PostgreSQL answers within the limit of the check")
     code, status, checks = http.health()
     assert (code, status) == (503, "unhealthy")
     assert checks["redis"]["message"].startswith(f"Redis does not answer: redis://:***@{LOOPBACK}:1/0: ")

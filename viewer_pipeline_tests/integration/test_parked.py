@@ -20,7 +20,7 @@ from viewer_pipeline.target.parked_views import (
     still_parked_of_flushes,
 )
 from viewer_pipeline_tests.support.streamix import TargetWorld
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 
 WAITING = """
 SELECT count(*)::integer FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
@@ -116,7 +116,7 @@ def test_what_somebody_is_counting_is_left_to_them(made_up: TargetWorld) -> None
             assert len(parked_views._lock_and_apply(first, target, vod_ids)) == 2
             counted = pool.submit(apply_parked, other, target, vod_ids)
             wait_until(lambda: counted.done() or made_up.rows(WAITING) == [(1,)], 20, "the other to come upon the rows")
-        assert counted.result(20) == (0, 0)
+        assert counted.result(ENOUGH) == (0, 0)
     assert made_up.target() == made_up.totals() == dict.fromkeys(vod_ids, 1)
 
 

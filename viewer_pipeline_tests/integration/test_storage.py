@@ -28,7 +28,7 @@ from viewer_pipeline.orchestration.storage import PooledPostgresStorage
 from viewer_pipeline.orchestration.storage_engine import DIALECT, dispose_engines, engine_of
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.world import World
 
 MAX_LOGINS = 10  # of a run: the storage's, and those of its steps
@@ -212,7 +212,7 @@ def test_tables_are_created_once(database_url: str, tmp_path: Path) -> None:
     engine, barrier = engine_of(settings), threading.Barrier(4)
 
     def create(_: int) -> tuple[object, ...]:
-        barrier.wait(30)
+        barrier.wait(ENOUGH)
         storage = PooledPostgresStorage(engine)
         return storage.run_storage.alembic_version() or ()
 

@@ -15,7 +15,7 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.subscriber_scripts import FOLD, KeySpaceChanged, LeaseLost, LeaseResult, SubscriberScripts
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline_tests.support.claims import SOME_LEDGER, claim
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 CHANNEL = "view_count_updates"
@@ -89,7 +89,7 @@ def test_release_notifies_subscribers(folds: SubscriberScripts, token: str, worl
     wait_until(partial(listener.get_message, timeout=1), 20, "subscribed")
     assert folds.count_subscribed_workers(SPACE) == 1
     folds.release_lease(token, SPACE)
-    message: Any = listener.get_message(timeout=20)
+    message: Any = listener.get_message(timeout=ENOUGH)
     assert message["data"] == b"released"
     listener.close()
 

@@ -20,7 +20,7 @@ from viewer_pipeline.target import parked_views as target_parked
 from viewer_pipeline.target.add_or_park import force_index_scans
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld, reasons
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.world import World
 
 INT4 = 2**31 - 1
@@ -320,7 +320,7 @@ def test_an_edit_while_a_flush_waits(vods: TargetWorld, monkeypatch: pytest.Monk
         flusher = vods.in_thread()
         wait_until(lambda: vods.rows(WAITING) == [(1,)], 20, "the flush to wait for the row")
         editor.commit()
-        flusher.result(30)
+        flusher.result(ENOUGH)
     assert vods.target() == {"a": 1002, "b": 2}
     assert vods.totals() == {"a": 2, "b": 2}
 
@@ -440,7 +440,7 @@ def test_a_database_that_isolates_more(vods: TargetWorld, monkeypatch: pytest.Mo
         flusher = vods.in_thread()
         wait_until(lambda: vods.rows(WAITING) == [(1,)], 20, "the flush to wait for the row")
         editor.commit()
-        flusher.result(30)
+        flusher.result(ENOUGH)
     assert vods.target() == {"a": 2}
 
 

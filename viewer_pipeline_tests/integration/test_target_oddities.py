@@ -9,6 +9,7 @@ from viewer_pipeline.errors import PostgresFailed, TargetUnusable
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.target import parked_views
 from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld, reasons
+from viewer_pipeline_tests.support.waiting import ENOUGH
 
 INT4 = 2**31 - 1
 TRIGGER = """
@@ -101,11 +102,11 @@ def test_a_trigger_that_waits_for_another_row(vods: TargetWorld, monkeypatch: py
     vods.send_many(40, 1)
     with psycopg.connect(vods.stores.ledger.url) as editor:
         editor.execute("""UPDATE public."Channel" SET views = views WHERE "id" = 'channel'""")
-        vods.in_thread(flush_max_counters=100).result(15)
+        vods.in_thread(flush_max_counters=100).result(ENOUGH)
         assert vods.target() == {"vod0000": 1}
         assert len(vods.parked()) == 39
         vods.execute("UPDATE viewer.parked SET refused_at = NULL")
-        assert vods.in_thread().result(15).unparked == (0, 0)
+        assert vods.in_thread().result(ENOUGH).unparked == (0, 0)
     vods.execute("UPDATE viewer.parked SET refused_at = NULL")
     vods.flush()
     vods.assert_all_persisted()

@@ -21,7 +21,7 @@ from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 CHANNEL = "view_count_totals"
@@ -37,7 +37,7 @@ class Ear:
         self.client, self.channel = client, channel
         self.pubsub = client.pubsub()  # type: ignore[no-untyped-call]  # redis-py
         self.pubsub.subscribe(channel)
-        assert self.pubsub.get_message(timeout=5) is not None  # Redis has counted that it is subscribed
+        assert self.pubsub.get_message(timeout=ENOUGH) is not None  # Redis has counted that it is subscribed
 
     def listen(self) -> Iterator[dict[str, Any]]:
         """Yield what comes until somebody publishes END."""
@@ -216,5 +216,5 @@ def test_the_example_of_the_page_works(world: World, redis_url: str) -> None:
     wait_until(lambda: namespace["totals"] == world.totals(), 10, "the example has received the totals")
     for client in world.client.client_list("pubsub"):
         world.client.client_kill_filter(_id=client["id"])
-    thread.join(30)
+    thread.join(ENOUGH)
     assert not thread.is_alive()

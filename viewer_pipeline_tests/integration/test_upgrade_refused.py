@@ -18,7 +18,7 @@ from viewer_pipeline.stack import postgres_and_redis_migration
 from viewer_pipeline.stack.postgres_and_redis_migration import MigrationResult, migrate_postgres_and_redis
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.stored import Stored
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 
 pytestmark = pytest.mark.parametrize("stored", ["half_settled-shop"], indirect=True)
 DONE = MigrationResult("0007", "0014", redis_moved=True)
@@ -74,7 +74,7 @@ def test_a_worker_that_stands_by(stored: Stored) -> None:
     """It holds no lease, and would take it: a subscription to the cuts gives it away."""
     with stored.client.pubsub() as listener:  # type: ignore[no-untyped-call]
         listener.subscribe(cuts(stored))
-        assert listener.get_message(timeout=10) is not None
+        assert listener.get_message(timeout=ENOUGH) is not None
         assert "worker on standby; stop it" in refused(stored)
     wait_until(lambda: subscribers(stored) == 0, 10, "it is gone")
     assert stored.migrate() == DONE

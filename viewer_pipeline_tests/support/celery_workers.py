@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 
 COMMAND = [sys.executable, "-m", "celery", "-A", "viewer_pipeline.celery_worker", "worker"]
 READY = "event=celery_worker_ready"
@@ -54,7 +54,7 @@ class CeleryWorker:
     def stop(self) -> None:
         """Stop it as a service manager does, and assert that it ends by itself."""
         self.process.terminate()
-        assert self.process.wait(60) == 0, self.log.read_text()
+        assert self.process.wait(ENOUGH) == 0, self.log.read_text()
 
 
 @contextmanager

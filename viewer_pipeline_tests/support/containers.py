@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 
 ROOT = Path(__file__).parents[2]
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
@@ -338,7 +338,7 @@ class Composed:
             process.terminate()
         for process in self.running.values():
             try:
-                process.wait(30)
+                process.wait(ENOUGH)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)  # tini would leave its child
                 process.wait()

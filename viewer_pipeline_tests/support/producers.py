@@ -13,7 +13,7 @@ import redis
 
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.subscribers import CHANNEL, message
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 # streamix: a session's key, INCR, PUBLISH; backwards: PUBLISH, INCR; publish and incr: one of the two; without_count:
@@ -40,7 +40,7 @@ class Producer:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(ENOUGH)
 
     def _run(self) -> None:
         with connect(self._url) as client:
@@ -84,4 +84,4 @@ def flushes_going_on(world: World) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(ENOUGH)

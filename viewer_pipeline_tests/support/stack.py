@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.warm import run
 
 COMMAND = [sys.executable, "-m", "viewer_pipeline.cli"]
@@ -38,7 +38,7 @@ def query_graphql(ui: str, query: str, **variables: Any) -> dict[str, Any]:
     """Query Dagster's GraphQL as the UI does; return the only result."""
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{ui}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=ENOUGH) as response:
         (result,) = json.load(response)["data"].values()
     return dict(result)
 
@@ -74,7 +74,7 @@ class Stack:
     def stop(self) -> None:
         """Stop it with SIGTERM, and assert exit status 0."""
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(90) == 0, self.log.read_text()
+        assert self.process.wait(ENOUGH) == 0, self.log.read_text()
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.dying import Died
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 
 CHANNEL = "view_count_updates"
 SUBSCRIBER = "viewer:subscriber"
@@ -83,7 +83,7 @@ class SubscriberThread:
     def freeze(self) -> None:
         """Pause it, with its connections open."""
         self._gate.clear()
-        assert self._waits.wait(30)
+        assert self._waits.wait(ENOUGH)
 
     def thaw(self) -> None:
         """Resume it."""
@@ -93,14 +93,14 @@ class SubscriberThread:
         """End it as it is: it folds nothing more and does not release the lease."""
         self._dead = True
         self._gate.set()
-        self._thread.join(30)
+        self._thread.join(ENOUGH)
         assert not self._thread.is_alive()
 
     def stop(self) -> None:
         """Stop it in order, if it is alive."""
         self._gate.set()
         self.subscriber.request_stop()
-        self._thread.join(30)
+        self._thread.join(ENOUGH)
         assert not self._thread.is_alive()
         if self.rejections._thread.is_alive():
             self.rejections.stop()
@@ -144,7 +144,7 @@ class Publisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(ENOUGH)
 
     def _run(self) -> None:
         with connect(self._url) as client:
@@ -185,7 +185,7 @@ class FleetWorker:
     def wait(self) -> int:
         """Wait for its end; return its status."""
         try:
-            return self._process.wait(30)
+            return self._process.wait(ENOUGH)
         finally:
             self._log.close()
 
@@ -193,7 +193,7 @@ class FleetWorker:
         """End it, whatever state it is in."""
         if self._process.poll() is None:
             self._process.kill()
-            self._process.wait(30)
+            self._process.wait(ENOUGH)
         self._log.close()
 
 

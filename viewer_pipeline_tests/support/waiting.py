@@ -11,6 +11,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 BUSY_FACTOR = 3  # a busy machine was seen to take that much longer; a test that passes does not wait for it
+ENOUGH = 300  # seconds after which a test stops waiting for a process, a thread or an answer that must come
 
 
 def wait_until(condition: Callable[[], object], seconds: float, expected: str) -> None:

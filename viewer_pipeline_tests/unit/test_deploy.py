@@ -21,6 +21,7 @@ from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.containers import ROOT, read_compose
 from viewer_pipeline_tests.support.kubernetes_models import model_of, wrong_object
+from viewer_pipeline_tests.support.waiting import ENOUGH
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -218,7 +219,7 @@ def test_systemd_units_are_valid() -> None:
     if analyze is None:
         pytest.skip("systemd-analyze is not installed")
     units = [*UNITS, DEPLOY / "systemd/viewer-pipeline.target"]
-    result = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False, timeout=ENOUGH)
     ours = [line for line in result.stderr.splitlines() if "viewer-pipeline" in line]
     assert [line for line in ours if "is not executable" not in line] == []
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from viewer_pipeline.cli.docs import read_pages
 from viewer_pipeline.cli.main import main
+from viewer_pipeline_tests.support.waiting import ENOUGH
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMAND = [sys.executable, "-m", "viewer_pipeline.cli", "docs"]
@@ -73,7 +74,7 @@ def test_page_on_a_terminal(tmp_path: Path) -> None:
         while read := os.read(terminal, 65536):
             output += read
     os.close(terminal)
-    assert process.wait(60) == 0
+    assert process.wait(ENOUGH) == 0
     text = output.decode()
     assert text.startswith("from the pager")
     assert "Glossary" in text

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import count
 
 from viewer_pipeline.monitoring.shared_call import SharedCall
+from viewer_pipeline_tests.support.waiting import ENOUGH
 
 
 class Server:
@@ -20,12 +21,12 @@ class Server:
     def call(self) -> int:
         """Wait for `may_end`."""
         self.begun.release()
-        assert self.may_end.acquire(timeout=30)
+        assert self.may_end.acquire(timeout=ENOUGH)
         return next(self._numbers)
 
     async def wait_until_called(self) -> None:
         """Wait on a thread, so that the clients continue."""
-        assert await asyncio.to_thread(self.begun.acquire, timeout=30)
+        assert await asyncio.to_thread(self.begun.acquire, timeout=ENOUGH)
 
 
 def test_clients_that_wait_share_a_call() -> None:

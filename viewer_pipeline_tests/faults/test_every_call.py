@@ -1,4 +1,4 @@
-"""A flush that is killed before every call that it makes, and after the call was executed but before its reply."""
+"""A flush that is killed after every call that it makes was executed, before its reply; and before the first."""
 
 from __future__ import annotations
 

@@ -292,11 +292,15 @@ class Recorder:
         return call.run()
 
     def points(self) -> list[Point]:
-        """Return every point at which the process that made these calls may die."""
+        """Return every point at which the process that made these calls may die: before the first, and after each part.
+
+        Dying before another call leaves the servers as dying after the call that was made last.
+        """
         numbers: dict[str, int] = defaultdict(int)
         points = []
         for thread_role, name, parts in self.calls:
-            points += [Point(thread_role, numbers[thread_role], name, sent) for sent in range(parts + 1)]
+            first = 1 if points else 0
+            points += [Point(thread_role, numbers[thread_role], name, sent) for sent in range(first, parts + 1)]
             numbers[thread_role] += 1
         return points
 

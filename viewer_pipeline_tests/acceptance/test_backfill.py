@@ -18,7 +18,7 @@ from viewer_pipeline_tests.support.terminal import shell, standard_files
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
-DAYS = 90
+DAYS = 30
 LAUNCH = """
 mutation ($params: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $params) { __typename ... on LaunchBackfillSuccess { backfillId } }
@@ -44,7 +44,7 @@ def backfill(ui: str, days: list[str]) -> None:
     assert status() == "COMPLETED_SUCCESS"
 
 
-def test_backfill_of_ninety_days_twice(tmp_path: Path) -> None:
+def test_backfill_of_a_month_twice(tmp_path: Path) -> None:
     """Each time one run, and the same rows; flushes go on meanwhile and lose nothing.
 
     The stack was started without stdin and stdout: none of its connections takes their descriptors.

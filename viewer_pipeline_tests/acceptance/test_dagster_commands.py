@@ -138,15 +138,15 @@ def test_the_servers_of_a_running_stack(checkout: Path, database_url: str) -> No
     assert f"dagster_storage_opened place={database_url.rpartition('@')[2]} schema=dagster" in output
 
 
-@pytest.mark.parametrize("command", [["dagster", "dev"], ["dg", "dev"]], ids=" ".join)
-def test_development_in_a_checkout(command: list[str], checkout: Path, world: World, redis_url: str) -> None:
-    """Views are persisted, with the two URLs alone in the environment or `.env`; Dagster's runs are in PostgreSQL."""
+def test_development_in_a_checkout(checkout: Path, world: World, redis_url: str) -> None:
+    """Views are persisted, with the two URLs alone in `.env`; Dagster's runs are in PostgreSQL.
+
+    `dg dev` runs `dagster dev`, which the tests below run by itself.
+    """
     urls = {"DATABASE_URL": world.stores.ledger.url, "REDIS_URL": redis_url}
-    if command[0] == "dg":
-        (checkout / ".env").write_text("".join(f"{name}={url}\n" for name, url in urls.items()))
-        urls = PROXIES
+    (checkout / ".env").write_text("".join(f"{name}={url}\n" for name, url in urls.items()))
     world.send("a", 3, announce=True)
-    with developing(command, checkout, **urls) as log:
+    with developing(["dg", "dev"], checkout, **PROXIES) as log:
         wait_until(lambda: succeeded(world), 180, f"a run succeeds; see {log}")
     world.assert_all_persisted()
     assert "dagster_storage_opened place=" in log.read_text()

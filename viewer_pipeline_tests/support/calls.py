@@ -297,7 +297,7 @@ class Recorder:
         Dying before another call leaves the servers as dying after the call that was made last.
         """
         numbers: dict[str, int] = defaultdict(int)
-        points = []
+        points = list[Point]()
         for thread_role, name, parts in self.calls:
             first = 1 if points else 0
             points += [Point(thread_role, numbers[thread_role], name, sent) for sent in range(first, parts + 1)]

@@ -16,9 +16,15 @@ from viewer_pipeline.cli.output import echo_result, json_option
 @click.argument(
     "decision", cls=NamedArgument, type=click.Choice(["count", "drop"]), metavar="[DECISION]", required=False
 )
-@click.option("--epoch", metavar="EPOCH", help="Decide about this occasion only, as `held` shows it.")
+@click.option(
+    "--epoch",
+    "epochs",
+    multiple=True,
+    metavar="EPOCH",
+    help="Decide about this occasion only, as `held` shows it; may be repeated.",
+)
 @json_option
-def held(decision: Literal["count", "drop"] | None, epoch: str | None, as_json: bool) -> None:
+def held(decision: Literal["count", "drop"] | None, epochs: tuple[str, ...], as_json: bool) -> None:
     """Show held views, or decide about them.
 
     Redis had lost its marker, or fell back to an old copy, and these views may have been counted before. DECISION is
@@ -26,10 +32,10 @@ def held(decision: Literal["count", "drop"] | None, epoch: str | None, as_json: 
     """
     from viewer_pipeline.cli.held_decision import decide_about_held, print_held
 
-    if epoch is not None and decision is None:
+    if epochs and decision is None:
         raise click.UsageError("--epoch goes with `count` or `drop`")
     settings = load_settings_with_running_servers()
     if decision == "count":
         require_responding_servers(settings)
-    report = decide_about_held(settings, decision, epoch)
+    report = decide_about_held(settings, decision, epochs)
     echo_result(report.to_dict(), partial(print_held, report), as_json=as_json)

@@ -42,29 +42,34 @@ class HeldReport:
         }
 
 
-def decide_about_held(settings: Settings, decision: Decision | None, epoch: str | None) -> HeldReport:
-    """Count or drop what is held, as requested; return what is held then. Raises CannotDecide, PostgresUnavailable.
+def decide_about_held(settings: Settings, decision: Decision | None, epochs: Sequence[str]) -> HeldReport:
+    """Count or drop what is held of these epochs; of none: of the only one. Return what is held then.
+
+    Raises CannotDecide, PostgresUnavailable.
 
     Only the decision `count` needs Redis: the marker has to pass the flushes that count.
     """
     with Ledger.of(settings).connect() as connection:
         held = held_by_epoch(connection)
-        decided = Decided(0, 0)
-        if decision is not None and (chosen := _choose(held, epoch)) is not None:
-            decided = drop_held(connection, chosen) if decision == "drop" else _count(settings, chosen)
+        vods = views = 0
+        if decision is not None:
+            for epoch in _choose(held, epochs):
+                decided = drop_held(connection, epoch) if decision == "drop" else _count(settings, epoch)
+                vods, views = vods + decided.vods, views + decided.views
             held = held_by_epoch(connection)
-    return HeldReport(decision, decided, held)
+    return HeldReport(decision, Decided(vods, views), held)
 
 
-def _choose(held: Sequence[HeldEpoch], epoch: str | None) -> str | None:
-    """Return the epoch to decide about; None if nothing is held."""
-    epochs = [row.epoch for row in held]
-    if epoch is not None and epoch not in epochs:
-        raise CannotDecide(f"no views of epoch {epoch!r} are held; `held` shows those that are")
-    if epoch is None and len(epochs) > 1:
-        names = escape_invisible(" or ".join(epochs))
-        raise CannotDecide(f"there are {len(epochs)} occasions, each with an epoch; name one: --epoch {names}")
-    return epoch if epoch is not None else next(iter(epochs), None)
+def _choose(held: Sequence[HeldEpoch], epochs: Sequence[str]) -> list[str]:
+    """Return the epochs to decide about, each once, oldest first; none if nothing is held."""
+    known = [row.epoch for row in held]
+    for epoch in epochs:
+        if epoch not in known:
+            raise CannotDecide(f"no views of epoch {epoch!r} are held; `held` shows those that are")
+    if not epochs and len(known) > 1:
+        names = escape_invisible(" --epoch ".join(known))
+        raise CannotDecide(f"there are {len(known)} occasions, each with an epoch; name one or more: --epoch {names}")
+    return [epoch for epoch in known if epoch in epochs or not epochs]
 
 
 def _count(settings: Settings, epoch: str) -> Decided:

@@ -208,9 +208,10 @@ def _select_last_runs(connection: psycopg.Connection) -> list[FlushRun]:
 
 
 def _select_run_error(connection: psycopg.Connection, run_id: str) -> str:
+    """Return the error of its first failure. Dagster records that of a launch in the event before the failure."""
     row = connection.execute(SQL["run_failure"], {"run_id": run_id}).fetchone()
     if row is None:
         return "no reason is recorded"
-    failure = orjson.loads(row[0])["dagster_event"]
-    error = (failure.get("event_specific_data") or {}).get("error")
-    return own_or_innermost_error(error or {"message": failure.get("message")})
+    failure, *others = [orjson.loads(text)["dagster_event"] or {} for text in row if text]
+    errors = [(event.get("event_specific_data") or {}).get("error") for event in (failure, *others)]
+    return own_or_innermost_error(next(filter(None, errors), {"message": failure.get("message")}))

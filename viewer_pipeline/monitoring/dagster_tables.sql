@@ -42,8 +42,12 @@ SELECT run_id, pipeline_name, start_time FROM runs
 WHERE status IN ('STARTING', 'STARTED', 'CANCELING') AND start_time IS NOT NULL ORDER BY id
 
 -- name: run_failure
--- The first failure of a run.
-SELECT event FROM event_logs
+-- The first failure of a run, and the event before it, which has the error of a launch.
+SELECT event, (
+    SELECT event FROM event_logs AS earlier WHERE earlier.run_id = failure.run_id AND earlier.id < failure.id
+    ORDER BY earlier.id DESC LIMIT 1
+)
+FROM event_logs AS failure
 WHERE run_id = %(run_id)s AND dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id LIMIT 1
 
 -- name: has_usage

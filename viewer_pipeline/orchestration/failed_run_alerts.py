@@ -2,6 +2,7 @@
 
 import logging
 import re
+from itertools import pairwise
 
 import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
@@ -48,6 +49,8 @@ def describe_failed_run(context: dg.RunFailureSensorContext) -> dict[str, str]:
     errors.append(
         getattr(context.failure_event.event_specific_data, "error", None)
     )  # of a run that failed before its first step
+    if not any(errors):
+        errors.append(launch_error(context.instance, run.run_id))
     reasons = [own_or_innermost_error(error) for error in errors if error is not None]
     reason = reasons[0] if reasons else context.failure_event.message or "no reason is recorded"
     return {
@@ -56,6 +59,16 @@ def describe_failed_run(context: dg.RunFailureSensorContext) -> dict[str, str]:
         "trigger": redact_text(trigger_of_run_tags(run.tags)),
         "reason": redact_text(reason.strip().partition("\n")[0])[:MAX_REASON_CHARACTERS],
     }
+
+
+def launch_error(instance: dg.DagsterInstance, run_id: str) -> SerializableErrorInfo | None:
+    """Return the error with which a run could not be launched: Dagster records it in the event before the failure."""
+    events = [entry.dagster_event for entry in instance.all_logs(run_id)]
+    for before, failure in pairwise(events):
+        if failure is not None and failure.is_run_failure:
+            error: SerializableErrorInfo | None = getattr(before and before.event_specific_data, "error", None)
+            return error
+    return None
 
 
 def job_name_or_asset_names(run: dg.DagsterRun) -> str:

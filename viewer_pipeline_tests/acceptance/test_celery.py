@@ -202,6 +202,8 @@ def no_broker(cluster: Cluster) -> Iterator[str]:
     assert re.search(
         f"broker of Celery, to which runs are sent, does not answer: {address}", cluster.failure_of(failed)
     )
+    last_run = cluster.check("flush_runs")
+    assert re.search(address, last_run["message"]), last_run
     check = cluster.check("celery")
     assert (check["status"], bool(re.search(address, check["message"]))) == ("unhealthy", True)
     assert "CELERY_BROKER_URL" in check["remedy"]

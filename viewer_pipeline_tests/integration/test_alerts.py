@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from viewer_pipeline.definitions import defs
@@ -17,7 +18,7 @@ from viewer_pipeline.orchestration.failed_run_alerts import run_failure
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.webhook import post_json_or_error
 from viewer_pipeline.settings import load_settings
-from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand, error_of
 from viewer_pipeline_tests.support.webhook_server import ENDLESS_SECONDS, listening
 
 
@@ -154,6 +155,25 @@ def test_a_run_that_failed_before_its_first_step_is_posted(
     )
     tagged = instance.get_runs(dg.RunsFilter(tags={"viewer/trigger": "by hand"}))
     assert [run.run_id for run in tagged] == [never.run_id]
+
+
+def test_a_run_that_cannot_be_launched_is_posted_with_the_reason(
+    dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exception of the launcher: Dagster records it in an event before the failure."""
+    daemon = Daemon(dagster)
+    instance, job = dagster.instance, defs.resolve_implicit_global_asset_job_def()
+    run = instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTING)
+    with listening() as hook:
+        monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
+        data = EngineEventData.engine_error(
+            error_of("viewer_pipeline.errors.Broken: redis://:s3cret@broker: refused\n")
+        )
+        instance.report_engine_event("cannot be launched", run, data)
+        instance.report_run_failed(run)
+        daemon.tick()
+    (posted,) = hook.posted
+    assert posted["reason"] == "redis://:***@broker: refused"
 
 
 def test_an_alert_that_cannot_be_delivered_fails_nothing(

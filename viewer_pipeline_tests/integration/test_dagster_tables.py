@@ -7,6 +7,7 @@ import time
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
 from dagster._core.scheduler.instigation import TickStatus
 
 from viewer_pipeline.cli.in_process_runs import run_flush
@@ -173,6 +174,17 @@ def test_run_whose_process_ended(dagster: DagsterWorld, dagster_settings: Settin
     dagster.run(dg.DagsterRunStatus.FAILURE)
     runs = reading(dagster_settings).runs
     assert [(run.success, run.error) for run in runs] == [(False, "its process ended"), (True, "")]
+
+
+def test_run_that_cannot_be_launched(dagster: DagsterWorld, dagster_settings: Settings) -> None:
+    """Dagster records the exception of the launcher in an event before the failure, which has no reason."""
+    run = dagster.instance.get_run_by_id(dagster.queue_run())
+    assert run is not None
+    for message in ("an earlier attempt", OURS):
+        data = EngineEventData.engine_error(error_of(message))
+        dagster.instance.report_engine_event("cannot be launched", run, data)
+    dagster.instance.report_run_failed(run)
+    assert reading(dagster_settings).runs[0].error == "Redis does not answer: redis://:***@host:1/0: refused"
 
 
 def test_dagster_storage_of_its_own(dagster_settings: Settings, database_url: str, dagster: DagsterWorld) -> None:

@@ -15,15 +15,17 @@ from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.history.days import Window
 from viewer_pipeline.orchestration.daily_views_asset import roll_up_days
+from viewer_pipeline.orchestration.failed_run_alerts import innermost_error, own_error
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
 from viewer_pipeline.orchestration.run_trigger_tag import TRIGGER_TAG
 from viewer_pipeline.orchestration.stream_partitions import stream_tags
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.time_formatting import format_timestamp
 
-QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}  # `echo_run_result` prints errors
 SUMMED_STATS = ("counters", "views", "flushes", "batches", "unparked", "rejected", "drift")
 DAY_STATS = {"daily_views": "views", "daily_vods": "vods", "flushes": "flushes", "notes": "notes"}
 
@@ -35,6 +37,7 @@ class RunResult:
     Attributes:
         stats: metadata of its materialization; of a backfill by day.
         checks: the results of its asset checks.
+        errors: why it failed: the sentence of each error of ours, of others the stack trace too.
 
     """
 
@@ -42,6 +45,7 @@ class RunResult:
     success: bool
     stats: dict[str, Any]
     checks: list[CheckResult]
+    errors: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as `--json` prints it."""
@@ -56,12 +60,14 @@ class RunResult:
 
 
 def echo_run_result(result: RunResult, text: str, *, as_json: bool) -> None:
-    """Print the result of a run; name failed checks and a failed run on stderr, with exit status 1."""
+    """Print the result of a run; name failed checks, errors and a failed run on stderr, with exit status 1."""
     if as_json or text:
         echo_result(result.to_dict(), text, as_json=as_json)
     failed_checks = [check.name for check in result.checks if not check.passed]
     if failed_checks:
         click.echo(f"failed checks: {', '.join(failed_checks)}", err=True)
+    for error in result.errors:
+        click.echo(f"error: {error}", err=True)
     if not result.success:
         click.echo(f"run {result.run_id} failed; its events are in the Dagster UI", err=True)
     if failed_checks or not result.success:
@@ -79,7 +85,7 @@ def run_flush(
     tags: Mapping[str, str] = MappingProxyType({}),
     logged: bool = False,
 ) -> RunResult:
-    """Run the flush job. `logged`: its lines are logged as LOG_LEVEL says, else only errors."""
+    """Run the flush job. `logged`: its lines are logged as LOG_LEVEL says."""
     config = flush_run_config(mode, vod_ids, announced_before if mode is FlushMode.changed else None)
     run_config = config if logged else config | QUIET
     result = _execute(flush_views.name, instance, settings, run_config, {TRIGGER_TAG: trigger, **stream_tags(), **tags})
@@ -87,7 +93,7 @@ def run_flush(
     for event in result.get_asset_materialization_events():
         metadata: dict[str, Any] = {name: value.value for name, value in event.materialization.metadata.items()}
         stats |= {**metadata["details"], "notes": metadata["notes"]}
-    return RunResult(result.run_id, result.success, stats, _check_results(result))
+    return RunResult(result.run_id, result.success, stats, _check_results(result), _errors(result))
 
 
 def run_flushes(
@@ -142,7 +148,7 @@ def run_backfill(instance: dg.DagsterInstance, settings: Settings, window: Windo
         }
         for event in result.get_asset_materialization_events()
     }
-    return RunResult(result.run_id, result.success, days, _check_results(result))
+    return RunResult(result.run_id, result.success, days, _check_results(result), _errors(result))
 
 
 def _execute(
@@ -151,6 +157,18 @@ def _execute(
     return defs.resolve_job_def(job).execute_in_process(
         run_config=config, resources={"settings": settings}, instance=instance, tags=tags, raise_on_error=False
     )
+
+
+def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
+    events = [event for event in result.all_events if event.is_step_failure] or [
+        event for event in result.all_events if event.is_run_failure
+    ]
+    errors = [getattr(event.event_specific_data, "error", None) for event in events]
+    return [
+        redact_text(own_error(error) or innermost_error(error).to_string().strip())
+        for error in errors
+        if error is not None
+    ]
 
 
 def _check_results(result: dg.ExecuteInProcessResult) -> list[CheckResult]:

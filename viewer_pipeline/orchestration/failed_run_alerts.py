@@ -80,8 +80,20 @@ def job_name_or_asset_names(run: dg.DagsterRun) -> str:
 
 def own_or_innermost_error(error: SerializableErrorInfo) -> str:
     """Return the message of the first error of this package in the chain of causes, else of the innermost error."""
-    chain = [error]
-    while chain[-1].cause is not None:
-        chain.append(chain[-1].cause)
-    own = [cause for cause in chain if cause.message.startswith("viewer_pipeline.errors.")]
-    return _EXCEPTION_CLASS.sub("", (own or chain[::-1])[0].message.strip())
+    return own_error(error) or _EXCEPTION_CLASS.sub("", innermost_error(error).message.strip())
+
+
+def own_error(error: SerializableErrorInfo | None) -> str:
+    """Return the message of the first error of this package in the chain of causes; empty if there is none."""
+    while error is not None:
+        if error.message.startswith("viewer_pipeline.errors."):
+            return _EXCEPTION_CLASS.sub("", error.message.strip())
+        error = error.cause
+    return ""
+
+
+def innermost_error(error: SerializableErrorInfo) -> SerializableErrorInfo:
+    """Return the error at the end of the chain of causes."""
+    while error.cause is not None:
+        error = error.cause
+    return error

@@ -206,7 +206,7 @@ class Stack:
 
     def _choose_ports(self) -> None:
         """Raises SettingsError if a port that must not be another is taken."""
-        if self._background and "health_check_port" not in self.settings.model_fields_set:
+        if self._background:  # beside the stack for which HEALTH_CHECK_PORT may be set
             self.settings = self.settings.copy_unvalidated(health_check_port=self._ports.reserve_any())
         else:
             self.settings = reserve_health_port(self.settings, self._ports, has_embedded_servers=bool(self._servers))
@@ -216,7 +216,8 @@ class Stack:
 
     def _start_embedded_servers(self, on_progress: Callable[[str], None]) -> None:
         require_own_addresses(self.settings, self._ui_host)
-        if self.settings.database_url is None or self.settings.redis_url is None:  # an error comes before their start
+        has_servers = self.settings.database_url is None or self.settings.redis_url is None
+        if has_servers and not self._background:  # an error comes before their start
             require_free_chosen_ports(self.settings, self._ui_host, self._ui_port)
         updates: dict[str, str] = {}
 

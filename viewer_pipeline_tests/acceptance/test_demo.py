@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,12 @@ def demo(program: Path, tmp_path: Path, status: int, *options: str, **variables:
 
 
 def test_demo_counts_every_view_once(program: Path, tmp_path: Path) -> None:
-    """Views by INCR, by PUBLISH and in bursts are persisted by real runs: none is lost or counted twice."""
-    report = demo(program, tmp_path, 0)
+    """Views by INCR, by PUBLISH and in bursts are persisted by real runs: none is lost or counted twice.
+
+    Also while another stack has the port that the environment names.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        report = demo(program, tmp_path, 0, HEALTH_CHECK_PORT=str(other.getsockname()[1]))
     assert (report["exact"], report["lost"], report["duplicated"]) == (True, 0, 0)
     assert report["sent"] == report["persisted"]
     assert sum(report["persisted"].values()) == VIEWS

@@ -2,8 +2,9 @@
 # `make help` lists them.
 
 PYTHON ?= python3
-# Tests at once, each with servers of its own: most of their time they wait. A named Redis serves one test at a time.
-JOBS ?= $(or $(patsubst 0,,$(words $(TEST_REDIS_URL))),6)
+# Tests at once, each with servers of its own: they wait half of the time. A named Redis serves one test at a time.
+CORES := $(shell getconf _NPROCESSORS_ONLN || echo 2)
+JOBS ?= $(or $(patsubst 0,,$(words $(TEST_REDIS_URL))),$(shell echo $$(( $(CORES) < 3 ? 4 : 6 ))))
 TESTS ?=    # all; or a path, and whatever else pytest understands
 MATRIX ?=   # options of matrix: MATRIX=--help lists them
 PEERS ?=    # options of peers: PEERS=--help lists them

@@ -77,7 +77,8 @@ def test_endpoints(cluster_world: ClusterWorld, settings: dict[str, str], host: 
     migration = cluster.open_slot(second, target)
     migration.move(migration.remaining_keys())
     report = bulk_upsert(world.stores, *snapshot)
-    assert report.notes.sentences() == []
+    # Another sweep follows if nodes of the new cluster settled whose configuration epoch is greater during the scan.
+    assert [text for text in report.notes.sentences() if "the sweep may have missed counters" not in text] == []
     migration.finish()
     for node in cluster.nodes:
         node.client.config_set(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline_tests.model import cluster_folding, folding, owners, sweeping
+from viewer_pipeline_tests.model import cluster_folding, folding, owners, stream_changes, sweeping
 from viewer_pipeline_tests.model.design import BEFORE, CODE, RULES, Design
 from viewer_pipeline_tests.model.explore import Explored, explore
 from viewer_pipeline_tests.model.run import Bounds
@@ -263,3 +263,24 @@ def test_every_rule_of_sweeps_has_a_counterexample() -> None:
 def test_a_broken_rule_of_sweeps_leaves_counters_out(rule: str) -> None:
     """One at a time."""
     assert "was fulfilled without" in sweeping.explore(sweeping.SCENES[sweeping.BROKEN[rule]], rule)[1]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [*stream_changes.SCENES, *(stream_changes.LARGE if DEEP else ())])
+def test_a_change_of_the_streams_keeps_the_law(name: str) -> None:
+    """Beside runs, another change, crashes, and a fallback of one of the servers."""
+    states, violation, trace = stream_changes.explore((stream_changes.SCENES | stream_changes.LARGE)[name])
+    assert (violation, trace) == ("", [])
+    assert states > 400
+
+
+def test_every_rule_of_changes_of_the_streams_has_a_counterexample() -> None:
+    """None is missing."""
+    assert stream_changes.BROKEN.keys() == stream_changes.RULES.keys()
+
+
+@pytest.mark.parametrize("rule", stream_changes.RULES)
+def test_a_broken_rule_of_changes_of_the_streams_violates_the_law(rule: str) -> None:
+    """One at a time."""
+    scene = stream_changes.SCENES[stream_changes.BROKEN[rule]]
+    assert "views are" in stream_changes.explore(scene, rule)[1]

@@ -78,6 +78,7 @@ def developing(command: list[str], directory: Path, **variables: str) -> Iterato
         )
     try:
         yield log
+        wait_until(lambda: not runs_in(directory), 60, "the processes of its runs have ended")
         process.send_signal(signal.SIGINT)
         process.wait(ENOUGH)
         wait_until(lambda: not processes_with(directory), 60, "all its processes have ended")
@@ -85,6 +86,11 @@ def developing(command: list[str], directory: Path, **variables: str) -> Iterato
         for pid in processes_with(directory):
             os.kill(pid, signal.SIGKILL)
         process.wait(ENOUGH)
+
+
+def runs_in(directory: Path) -> list[str]:
+    """Return the processes of runs. The code server watches each until it ends, in storage that may be deleted first."""
+    return [command for command in processes_with(directory).values() if "spawn_main" in command]
 
 
 def succeeded(world: World) -> bool:
@@ -97,7 +103,7 @@ def succeeded(world: World) -> bool:
 def statuses(directory: Path) -> list[str]:
     """Return the status of each run in the temporary storage of `dagster dev`.
 
-    `dagster dev` deletes this storage when it ends. If a run is active then, the code server that watches the run
+    `dagster dev` deletes this storage when it ends. If a run's process lives then, the code server that watches it
     fails on the missing tables and never ends: a fault of Dagster 1.13, with a temporary storage only.
     """
     for file in directory.glob(".tmp_dagster_home_*/history/runs.db"):

@@ -89,7 +89,7 @@ def developing(command: list[str], directory: Path, **variables: str) -> Iterato
 
 
 def runs_in(directory: Path) -> list[str]:
-    """Return the processes of runs. The code server watches each until its end, in storage that may be deleted first."""
+    """Return the processes of runs: the code server watches each until it ends, in storage that may be gone by then."""
     return [command for command in processes_with(directory).values() if "spawn_main" in command]
 
 

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import psycopg
 import redis
 
+from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline.settings import Settings
@@ -67,6 +68,9 @@ def bench_servers(
             settings = _settings_for(postgres.url, server.url, set_target_table=set_target_table, streams=streams)
             with connect(server.url) as client, psycopg.connect(postgres.url, autocommit=True) as connection:
                 yield BenchServers(settings, client, connection, postgres.process.reaper_pid)
+        except EmbeddedServerError as error:  # it has the end of the log, which is removed with the directory
+            error.remedy = f"check {', '.join(postgres_settings)}" if postgres_settings else ""
+            raise
         finally:
             server.stop()
             postgres.stop()

@@ -27,3 +27,11 @@ def test_a_setting_of_postgres_has_a_value(environment: Environment) -> None:
     """Without one, the server would not start."""
     done = run(environment, "bench", "scale", "--postgres", "shared_buffers")
     assert (done.returncode, "'shared_buffers' is not NAME=VALUE" in done.stderr) == (2, True)
+
+
+def test_a_setting_that_postgres_refuses(environment: Environment) -> None:
+    """The end of its log says which, as the log itself is removed."""
+    done = run(environment, "bench", "scale", "--postgres", "nonsense=1")
+    assert done.returncode == 1
+    assert 'unrecognized configuration parameter "nonsense"' in done.stderr
+    assert done.stderr.endswith("remedy: check nonsense=1\n")

@@ -205,7 +205,7 @@ def test_redis_hangs_before_the_upgrade(stored: Stored) -> None:
     try:
         with pytest.raises(RedisUnavailable, match="does not answer"):
             stored.migrate()
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30  # 4 on a machine that is not busy; 84 before
     finally:
         os.kill(pid, signal.SIGCONT)
     assert stored.schema == BEFORE

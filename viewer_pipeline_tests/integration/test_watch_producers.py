@@ -153,7 +153,7 @@ def test_redis_that_stops_answering_to_monitor(settings: Settings) -> None:
         proxy.fall_silent_at(b"MONITOR", deliver=True, times=100)
         started = time.monotonic()
         results = run_doctor_checks(settings.copy_unvalidated(redis_url=proxy.url(url)), 2.0, check_seconds=4)
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 40
     (result,) = [result for result in results if result.name == "pubsub_mode"]
     assert result.status in ("unknown", "unhealthy")
 

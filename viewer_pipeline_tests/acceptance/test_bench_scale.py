@@ -30,7 +30,7 @@ def test_a_setting_of_postgres_has_a_value(environment: Environment) -> None:
 
 
 def test_a_setting_that_postgres_refuses(environment: Environment) -> None:
-    """The end of its log says which, as the log itself is removed."""
+    """The error has the end of its log, as the log itself is removed."""
     done = run(environment, "bench", "scale", "--postgres", "nonsense=1")
     assert done.returncode == 1
     assert 'unrecognized configuration parameter "nonsense"' in done.stderr

@@ -174,6 +174,9 @@ class Image:
         work = self.base
         for instruction in self.stages[0]:
             match instruction.name:
+                case "ARG":  # its default
+                    name, _, value = instruction.text.partition("=")
+                    environment[name] = value
                 case "ENV":
                     environment |= self._variables(instruction, environment)
                 case "WORKDIR":

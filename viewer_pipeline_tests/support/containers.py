@@ -174,10 +174,7 @@ class Image:
         work = self.base
         for instruction in self.stages[0]:
             match instruction.name:
-                case "ARG":  # its default
-                    name, _, value = instruction.text.partition("=")
-                    environment[name] = value
-                case "ENV":
+                case "ENV" | "ARG":  # with its default
                     environment |= self._variables(instruction, environment)
                 case "WORKDIR":
                     work = Path(self.map_paths(instruction.text))

@@ -11,14 +11,14 @@ received all messages that were published before it published its first cut.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
 from viewer_pipeline.ingest.node_segment_buffer import NodeSegmentBuffer
 from viewer_pipeline.ingest.segment_buffer import VOID, Cut
-from viewer_pipeline_tests.model.explore import without_cycles
+from viewer_pipeline_tests.model.search import search
 
 RULES = {
     "void": "the first cut at another node is not void",
@@ -110,22 +110,11 @@ BROKEN = {
 
 def explore(rule: str = "", first: Cluster = Cluster()) -> tuple[int, str, list[str]]:  # noqa: B008 - frozen
     """Visit every state; return their number, and a violation of the law with the path to it."""
-    origins: dict[Cluster, tuple[Cluster, str] | None] = {first: None}
-    queue = deque([first])
-    with without_cycles():
-        while queue:
-            now = queue.popleft()
-            if any(len(numbers) > 1 for numbers in now.numbers):
-                trace, before = list[str](), origins[now]
-                while before is not None:
-                    trace.append(before[1])
-                    before = origins[before[0]]
-                return len(origins), f"numbers {now.numbers}", trace[::-1]
-            for label, after in _successors(now, rule):
-                if after not in origins:
-                    origins[after] = now, label
-                    queue.append(after)
-    return len(origins), "", []
+    return search(first, lambda now: _successors(now, rule), _violation)
+
+
+def _violation(now: Cluster) -> str:
+    return f"numbers {now.numbers}" if any(len(numbers) > 1 for numbers in now.numbers) else ""
 
 
 def _successors(now: Cluster, rule: str) -> Iterator[tuple[str, Cluster]]:

@@ -10,11 +10,10 @@ nobody dead and no connection lost, no message is missed either: each was counte
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from viewer_pipeline_tests.model.explore import without_cycles
+from viewer_pipeline_tests.model.search import search
 
 RULES = {
     "number": "fold a segment although it was folded before",
@@ -60,27 +59,7 @@ class Channel(NamedTuple):
 
 def explore(rule: str = "", first: Channel = Channel()) -> tuple[int, str, list[str]]:  # noqa: B008 - frozen
     """Visit every state; return their number, and a violation of the law with the path to it."""
-    with without_cycles():
-        return _explore(rule, first)
-
-
-def _explore(rule: str, first: Channel) -> tuple[int, str, list[str]]:
-    origins: dict[Channel, tuple[Channel, str] | None] = {first: None}
-    queue = deque([first])
-    while queue:
-        now = queue.popleft()
-        if violated := violation(now):
-            trace = []
-            before = origins[now]
-            while before is not None:
-                trace.append(before[1])
-                before = origins[before[0]]
-            return len(origins), violated, trace[::-1]
-        for label, after in successors(now, rule):
-            if after not in origins:
-                origins[after] = now, label
-                queue.append(after)
-    return len(origins), "", []
+    return search(first, lambda now: successors(now, rule), violation)
 
 
 def violation(now: Channel) -> str:

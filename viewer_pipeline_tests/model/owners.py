@@ -15,9 +15,10 @@ original ledger has flushed once more. `Scene.early` shows the effect.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from viewer_pipeline_tests.model.search import search
 
 RULES = ("R19-begin", "R19-settle", "R20-flush", "R20-missing")
 
@@ -89,22 +90,7 @@ class Scene(NamedTuple):
 
 def explore(scene: Scene) -> tuple[int, str, list[str]]:
     """Visit every state; return their number, and the first violation with the path to it."""
-    first = World(scene.left)
-    origins: dict[World, tuple[World, str] | None] = {first: None}
-    queue = deque([first])
-    while queue:
-        world = queue.popleft()
-        if violated := violation(world, scene):
-            path, at = list[str](), origins[world]
-            while at is not None:
-                path.append(at[1])
-                at = origins[at[0]]
-            return len(origins), violated, path[::-1]
-        for label, after in steps(world, scene):
-            if after not in origins:
-                origins[after] = world, label
-                queue.append(after)
-    return len(origins), "", []
+    return search(World(scene.left), lambda world: steps(world, scene), lambda world: violation(world, scene))
 
 
 def violation(world: World, scene: Scene) -> str:

@@ -9,11 +9,10 @@ and nothing is held.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from viewer_pipeline_tests.model.explore import without_cycles
+from viewer_pipeline_tests.model.search import search
 
 RULES = {
     "close": "a flush commits in a stream that is not active",
@@ -165,28 +164,14 @@ BROKEN = {
 
 def explore(first: World, rule: str = "") -> tuple[int, str, list[str]]:
     """Visit every state; return their number, and a violation of the law with the path to it."""
-    with without_cycles():
-        return _explore(first, rule)
+    return search(first, lambda world: _sorted_successors(world, rule), violation)
 
 
-def _explore(first: World, rule: str) -> tuple[int, str, list[str]]:
-    origins: dict[World, tuple[World, str] | None] = {first: None}
-    queue = deque([first])
-    while queue:
-        world = queue.popleft()
-        if violated := violation(world):
-            path, at = list[str](), origins[world]
-            while at is not None:
-                path.append(at[1])
-                at = origins[at[0]]
-            return len(origins), violated, path[::-1]
-        for label, step in successors(world, rule):
-            runs, changes = sorted(step.runs, key=hash), sorted(step.changes, key=hash)
-            after = step._replace(runs=tuple(runs), changes=tuple(changes))
-            if after not in origins:
-                origins[after] = world, label
-                queue.append(after)
-    return len(origins), "", []
+def _sorted_successors(world: World, rule: str) -> Iterator[tuple[str, World]]:
+    """The order of actors does not matter."""
+    for label, after in successors(world, rule):
+        runs, changes = sorted(after.runs, key=hash), sorted(after.changes, key=hash)
+        yield label, after._replace(runs=tuple(runs), changes=tuple(changes))
 
 
 def violation(world: World) -> str:

@@ -11,11 +11,10 @@ position only saves work ("compare" may be left out).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from viewer_pipeline_tests.model.explore import without_cycles
+from viewer_pipeline_tests.model.search import search
 
 RULES = {
     "whole pass": "remove the request after the first part",
@@ -126,27 +125,13 @@ BROKEN = {
 
 def explore(first: World, rule: str = "") -> tuple[int, str, list[str]]:
     """Visit every state; return their number, and a violation of the law with the path to it."""
-    with without_cycles():
-        return _explore(first, rule)
+    return search(first, lambda world: _sorted_successors(world, rule), violation)
 
 
-def _explore(first: World, rule: str) -> tuple[int, str, list[str]]:
-    origins: dict[World, tuple[World, str] | None] = {first: None}
-    queue = deque([first])
-    while queue:
-        world = queue.popleft()
-        if violated := violation(world):
-            path, at = list[str](), origins[world]
-            while at is not None:
-                path.append(at[1])
-                at = origins[at[0]]
-            return len(origins), violated, path[::-1]
-        for label, step in successors(world, rule):
-            after = step._replace(runs=tuple(sorted(step.runs, key=hash)))
-            if after not in origins:
-                origins[after] = world, label
-                queue.append(after)
-    return len(origins), "", []
+def _sorted_successors(world: World, rule: str) -> Iterator[tuple[str, World]]:
+    """The order of actors does not matter."""
+    for label, after in successors(world, rule):
+        yield label, after._replace(runs=tuple(sorted(after.runs, key=hash)))
 
 
 def violation(world: World) -> str:

@@ -15,10 +15,10 @@ from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.history.days import Window
 from viewer_pipeline.orchestration.daily_views_asset import roll_up_days
-from viewer_pipeline.orchestration.failed_run_alerts import innermost_error, own_error
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
+from viewer_pipeline.orchestration.recorded_errors import innermost_error, own_error
 from viewer_pipeline.orchestration.run_trigger_tag import TRIGGER_TAG
 from viewer_pipeline.orchestration.stream_partitions import stream_tags
 from viewer_pipeline.redaction import redact_text

@@ -1,13 +1,11 @@
 """The sensor that reports failed runs."""
 
 import logging
-import re
-from itertools import pairwise
 
 import dagster as dg
-from dagster_shared.error import SerializableErrorInfo
 
 from viewer_pipeline.logs import event
+from viewer_pipeline.orchestration.recorded_errors import launch_error, own_or_innermost_error
 from viewer_pipeline.orchestration.run_trigger_tag import TRIGGER_TAG, trigger_of_run_tags
 from viewer_pipeline.orchestration.sensor_and_schedule_decorators import run_failure_sensor
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
@@ -18,7 +16,6 @@ from viewer_pipeline.time_formatting import format_timestamp
 log = logging.getLogger("viewer_pipeline.alerts")
 
 MAX_REASON_CHARACTERS = 300
-_EXCEPTION_CLASS = re.compile(r"^[\w.]+: ")  # in front of the message
 
 
 # Monitors no job by name: all runs of this code location, of our jobs or not.
@@ -61,39 +58,8 @@ def describe_failed_run(context: dg.RunFailureSensorContext) -> dict[str, str]:
     }
 
 
-def launch_error(instance: dg.DagsterInstance, run_id: str) -> SerializableErrorInfo | None:
-    """Return the error with which a run could not be launched: Dagster records it in the event before the failure."""
-    events = [entry.dagster_event for entry in instance.all_logs(run_id)]
-    for before, failure in pairwise(events):
-        if failure is not None and failure.is_run_failure:
-            error: SerializableErrorInfo | None = getattr(before and before.event_specific_data, "error", None)
-            return error
-    return None
-
-
 def job_name_or_asset_names(run: dg.DagsterRun) -> str:
     """Return the name of the job; for *Materialize* in the UI, which has none of ours, those of the assets."""
     if not run.job_name.startswith("__"):
         return run.job_name
     return ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or "all assets"
-
-
-def own_or_innermost_error(error: SerializableErrorInfo) -> str:
-    """Return the message of the first error of this package in the chain of causes, else of the innermost error."""
-    return own_error(error) or _EXCEPTION_CLASS.sub("", innermost_error(error).message.strip())
-
-
-def own_error(error: SerializableErrorInfo | None) -> str:
-    """Return the message of the first error of this package in the chain of causes; empty if there is none."""
-    while error is not None:
-        if error.message.startswith("viewer_pipeline.errors."):
-            return _EXCEPTION_CLASS.sub("", error.message.strip())
-        error = error.cause
-    return ""
-
-
-def innermost_error(error: SerializableErrorInfo) -> SerializableErrorInfo:
-    """Return the error at the end of the chain of causes."""
-    while error.cause is not None:
-        error = error.cause
-    return error

@@ -21,8 +21,8 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Span, StatusCode, set_span_in_context
 
 from viewer_pipeline.logs import event, make_stderr_handler
-from viewer_pipeline.orchestration.failed_run_alerts import own_or_innermost_error
 from viewer_pipeline.orchestration.flush_ops import flush_mode_of
+from viewer_pipeline.orchestration.recorded_errors import own_or_innermost_error
 from viewer_pipeline.orchestration.run_trigger_tag import trigger_of_run_tags
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings

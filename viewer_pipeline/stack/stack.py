@@ -216,8 +216,8 @@ class Stack:
 
     def _start_embedded_servers(self, on_progress: Callable[[str], None]) -> None:
         require_own_addresses(self.settings, self._ui_host)
-        has_servers = self.settings.database_url is None or self.settings.redis_url is None
-        if has_servers and not self._background:  # an error comes before their start
+        will_start_servers = self.settings.database_url is None or self.settings.redis_url is None
+        if will_start_servers and not self._background:  # an error comes before their start
             require_free_chosen_ports(self.settings, self._ui_host, self._ui_port)
         updates: dict[str, str] = {}
 

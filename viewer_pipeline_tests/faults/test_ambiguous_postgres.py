@@ -30,7 +30,7 @@ from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
 
 TIMEOUT_SECONDS = 0.4
-MAX_RUN_SECONDS = 30.0  # for a run that times out; without a limit it waits for ever
+MAX_RUN_SECONDS = 30.0  # for a run that times out; one without a limit hangs
 
 
 def first_line(module: ModuleType, query: str) -> bytes:

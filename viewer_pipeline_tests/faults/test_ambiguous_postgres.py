@@ -29,7 +29,7 @@ from viewer_pipeline_tests.support.totals_statements import TotalsStatement
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
 
-TIMEOUT_SECONDS = 0.4
+TIMEOUT_SECONDS = 1.0
 MAX_RUN_SECONDS = 30.0  # for a run that times out; one without a limit hangs
 
 
@@ -114,7 +114,7 @@ def test_the_reply_never_arrives(world: World, proxy: Proxy, needle: bytes) -> N
         assert world.seqs() == [1]
         assert world.counters() == {}
     else:
-        assert "no answer within 0.4 s" in str(outcome)
+        assert "no answer within 1 s" in str(outcome)
         assert world.seqs() == []
     proxy.heal()
     wait_until(lambda: not backends(world), 10, "PostgreSQL to roll back")
@@ -277,7 +277,7 @@ def test_a_slow_reply_is_awaited(world: World) -> None:
     with world.stores.ledger.connect() as connection:
         for _ in range(3):
             connection.execute(f"SELECT pg_sleep({TIMEOUT_SECONDS / 2})")
-        with pytest.raises(psycopg.OperationalError, match=r"no answer within 0\.4 s"):
+        with pytest.raises(psycopg.OperationalError, match=r"no answer within 1 s"):
             connection.execute("SELECT pg_sleep(30)")
         assert connection.closed
 

@@ -36,7 +36,7 @@ from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
-TIMEOUT_SECONDS = 0.4
+TIMEOUT_SECONDS = 1.0
 RETRIES = 1
 ATTEMPTS = RETRIES + 1
 LONG = 20.0  # for connections that break
@@ -241,7 +241,7 @@ def test_every_settling_script_is_repeated(
     with monkeypatch.context() as patch:
         patch.setattr(RedisStore, "_send_settle_scripts", inject_and_settle)
         done = bulk_upsert(long_timeout.stores, *planned)
-    assert faults(proxy) >= 10  # on a busy machine, more are sent again
+    assert faults(proxy) == 10
     assert (done.notes.drift, done.notes.settled_already) == (0, 10 if fault == "lost" else 0)
     world.assert_all_persisted()
 

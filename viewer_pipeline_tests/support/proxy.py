@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -15,6 +16,15 @@ from viewer_pipeline_tests.support.certificates import Certificate
 LOOPBACK = "127.0.0.1"
 CHUNK = 1 << 16
 SECONDS = 20  # for operations of the proxy itself
+
+
+@dataclass(slots=True)
+class _Faults:
+    """What was injected into one connection."""
+
+    cut: bool = False  # a request was not delivered
+    silent: bool = False  # replies wait
+    loses: bool = False  # the next reply is lost
 
 
 class Proxy:
@@ -159,13 +169,13 @@ class Proxy:
     async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         to_target: asyncio.StreamWriter | None = None
         pumps: list[asyncio.Task[None]] = []
-        doomed, silent, abort = asyncio.Event(), asyncio.Event(), False
+        faults, abort = _Faults(), False
         try:
             await self._passing.wait()
             from_target, to_target = await asyncio.open_connection(*self._target)
             pumps = [
-                asyncio.ensure_future(self._requests(from_client, to_target, doomed, silent)),
-                asyncio.ensure_future(self._replies(from_target, to_client, doomed, silent)),
+                asyncio.ensure_future(self._requests(from_client, to_target, faults)),
+                asyncio.ensure_future(self._replies(from_target, to_client, faults)),
             ]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
@@ -176,43 +186,41 @@ class Proxy:
             for pump in pumps:
                 pump.cancel()
             for writer in (to_client, to_target):  # before anything is awaited: it may be cancelled while it ends
-                if writer is not None and (abort or doomed.is_set()):
+                if writer is not None and (abort or faults.cut or faults.loses):
                     writer.transport.abort()
                 elif writer is not None:
                     writer.close()  # delivers what was read before one side closed
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    async def _requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, silent: asyncio.Event
-    ) -> None:
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, faults: _Faults) -> None:
         while data := await reader.read(CHUNK):
             await self._passing.wait()
             if self._cuts_left and self._unwanted in data:
                 self._cuts_left -= 1
                 self.cut_requests += 1
-                doomed.set()
+                faults.cut = True
                 return
             if self._silences_left and self._silencer in data:
                 self._silences_left -= 1
                 self.silenced += 1
-                silent.set()
+                faults.silent = True
                 if not self._delivers:
                     await self._speaking.wait()
             if self._losses_left and self._needle in data:
                 self._losses_left -= 1
-                doomed.set()
+                faults.loses = True
             writer.write(data)
             await writer.drain()
         await self._passing.wait()
 
-    async def _replies(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, silent: asyncio.Event
-    ) -> None:
+    async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, faults: _Faults) -> None:
         while data := await reader.read(CHUNK):
             await self._passing.wait()
-            if silent.is_set():
+            if faults.silent:
                 await self._speaking.wait()
-            if doomed.is_set():
+            if faults.cut:  # a reply to an earlier request: neither delivered nor lost by a fault
+                return
+            if faults.loses:
                 self.lost_replies += 1
                 return
             writer.write(data)

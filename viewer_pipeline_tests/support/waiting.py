@@ -17,9 +17,9 @@ ENOUGH = 300  # seconds after which a test stops waiting for a process, a thread
 def wait_until(condition: Callable[[], object], seconds: float, expected: str) -> None:
     """Poll until the condition holds. Raises AssertionError with `expected` after the deadline.
 
-    `seconds`: what is enough on a machine that is not busy, generously; the deadline is BUSY_FACTOR times later.
+    `seconds`: what is enough on a machine that is not busy. The deadline is BUSY_FACTOR times later, at least ENOUGH.
     """
-    seconds *= BUSY_FACTOR
+    seconds = max(BUSY_FACTOR * seconds, ENOUGH)
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {expected}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import signal
 import sys
@@ -18,13 +17,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from tools.up_with_celery import UpWithCelery, start_up_with_celery
 from viewer_pipeline.bench.measured_up import CHANNEL
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
-from viewer_pipeline.stack.managed_process import ManagedProcess
+from viewer_pipeline.stack.managed_process import ManagedProcess, signal_processes
 
 INTERVAL_MS = 5000
 PIPELINE = 100  # views
@@ -107,42 +105,32 @@ class Soak:
 
     def _kill_worker(self) -> None:
         worker = self.random.choice(self.stack.workers)
-        _kill(worker.descendant_pids())
+        signal_processes(worker.descendant_pids(), signal.SIGKILL)
         self._restart(worker)
         self.done["workers killed"] += 1
 
     def _kill_run(self) -> None:
         """Kill what a worker has forked: its pool restarts it, or a run."""
         worker = self.random.choice(self.stack.workers)
-        _kill(worker.descendant_pids()[1:])
+        signal_processes(worker.descendant_pids()[1:], signal.SIGKILL)
         self.done["runs killed"] += 1
 
     def _kill_broker(self) -> None:
-        _kill(self.stack.broker.process.descendant_pids())
+        signal_processes(self.stack.broker.process.descendant_pids(), signal.SIGKILL)
         time.sleep(self.random.uniform(0, 10))
         self.stack.broker.start()
         self.done["brokers killed"] += 1
 
     def _pause_worker(self) -> None:
         paused = self.random.choice(self.stack.workers).descendant_pids()
-        _send_signal(paused, signal.SIGSTOP)
+        signal_processes(paused, signal.SIGSTOP)
         time.sleep(PAUSE_SECONDS)
-        _send_signal(paused, signal.SIGCONT)
+        signal_processes(paused, signal.SIGCONT)
         self.done["workers paused"] += 1
 
     def _restart(self, worker: ManagedProcess) -> None:
         time.sleep(self.random.uniform(0, 5))
         worker.start()
-
-
-def _kill(pids: list[int]) -> None:
-    _send_signal(pids, signal.SIGKILL)
-
-
-def _send_signal(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
 
 
 def main() -> int:

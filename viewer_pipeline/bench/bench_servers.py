@@ -62,18 +62,23 @@ def bench_servers(
             RedisServer(Path(home), port=find_free_port()),
         )
         try:
-            postgres.start()
-            server.start()
+            _start(server)
+            _start(postgres, postgres_settings)
             migrate(postgres.url, with_dagster=False)
             settings = _settings_for(postgres.url, server.url, set_target_table=set_target_table, streams=streams)
             with connect(server.url) as client, psycopg.connect(postgres.url, autocommit=True) as connection:
                 yield BenchServers(settings, client, connection, postgres.process.reaper_pid)
-        except EmbeddedServerError as error:  # it has the end of the log, which is removed with the directory
-            error.remedy = f"check {', '.join(postgres_settings)}" if postgres_settings else ""
-            raise
         finally:
             server.stop()
             postgres.stop()
+
+
+def _start(server: PostgresServer | RedisServer, settings: Sequence[str] = ()) -> None:
+    try:
+        server.start()
+    except EmbeddedServerError as error:  # it has the end of the log, which is removed with the directory
+        error.remedy = f"check {', '.join(settings)}" if settings else ""
+        raise
 
 
 def _settings_for(database_url: str, redis_url: str, *, set_target_table: bool, streams: int) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 import signal
 import threading
@@ -25,6 +24,7 @@ from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.managed_process import signal_processes
 from viewer_pipeline.stack.stack import Stack
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.text_formatting import pluralize
@@ -244,17 +244,12 @@ class _SoakRun:
 
     def _send_signal(self, stack: Stack, name: str, number: signal.Signals) -> bool:
         """Signal the process itself and its children, not its reaper. Return False if it is down."""
-        hit = False
         if name in REDIS:
             server = self._pair.primary if name == "redis" else self._pair.replica
             pids = server.process.descendant_pids()
         else:
             pids = stack.pids_of(name)
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-                hit = True
-        return hit
+        return signal_processes(pids, number)
 
     def _wait_until_persisted(self, sent: Counter[str]) -> SoakReport:
         deadline = time.monotonic() + DRAIN_SECONDS

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.managed_process import ManagedProcess
+from viewer_pipeline.stack.managed_process import ManagedProcess, signal_processes
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.celery_broker import read_broker
@@ -65,9 +63,7 @@ class CeleryWorkers:
     def kill_one(self) -> str:
         """Kill a worker with all its processes, as if its machine lost power; return its name."""
         worker = self._workers.pop(0)
-        for pid in worker.descendant_pids():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        signal_processes(worker.descendant_pids(), signal.SIGKILL)
         return worker.name
 
     def stop(self) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,16 @@ MIN_RESTART_SECONDS, MAX_RESTART_SECONDS = (
     1.0,
     30.0,
 )  # pause before a restart; it doubles while the process keeps ending
+
+
+def signal_processes(pids: Iterable[int], number: signal.Signals) -> bool:
+    """Signal these processes, and return whether any of them was there."""
+    hit = False
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+            hit = True
+    return hit
 
 
 class ManagedProcess:

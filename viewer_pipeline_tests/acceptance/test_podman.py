@@ -53,6 +53,7 @@ print(json.dumps({
     "memory": next(int(pathlib.Path(limit).read_text()) for limit in limits if pathlib.Path(limit).exists()),
 }))
 """
+TOTALS = "SELECT vod_id, view_count FROM viewer.vod_view_counts"
 UNITS = {"m": 2**20, "g": 2**30}
 
 
@@ -227,13 +228,8 @@ def test_compose_keeps_every_view(
         project.execute("redis", "redis-cli", "INCRBY", PREFIX + vod, str(views))
         sent[vod] = sent.get(vod, 0) + views
 
-    def totals() -> dict[str, int]:
-        query = "SELECT vod_id, view_count FROM viewer.vod_view_counts"
-        rows = project.execute("postgres", "psql", "-h", "/var/run/postgresql", "-U", "viewer", "-AtF ", "-c", query)
-        return {vod: int(count) for vod, count in (row.split() for row in rows.splitlines())}
-
     def wait_for_views(when: str) -> None:
-        wait_until(lambda: totals() == sent, 300, f"{when}: the totals are {sent}")
+        wait_until(lambda: project.numbers(TOTALS) == sent, 300, f"{when}: the totals are {sent}")
 
     project.up(*project.order())
     for role in ROLES:
@@ -279,13 +275,13 @@ def test_compose_keeps_every_view(
     # A stop: the worker flushes what is pending. The volumes keep the totals.
     send("last", 6)
     assert project.stop(*ROLES) == dict.fromkeys(ROLES, 0)
-    assert totals() == sent
+    assert project.numbers(TOTALS) == sent
     assert project.stop("postgres", "redis") == {"redis": 0, "postgres": 0}
     project.remove("postgres", "redis")
     project.up("postgres", "redis")
     project.wait_for("postgres")
     project.wait_for("redis")
-    assert totals() == sent
+    assert project.numbers(TOTALS) == sent
     assert project.execute("redis", "redis-cli", "EXISTS", *(PREFIX + vod for vod in sent)) == "0"
     add_to_summary(f"compose: {sum(sent.values())} views counted once through 6 kills, an upgrade and a stop")
 
@@ -296,14 +292,7 @@ def test_compose_with_celery_workers(
 ) -> None:
     """Workers flush both parts of the VODs. One of two is killed, and started again: each view counts once."""
     project, sent = celery_project, dict[str, int]()
-    query = "SELECT vod_id, view_count FROM viewer.vod_view_counts"
     by_stream = "SELECT viewer.stream_of(seq), count(*) FROM viewer.flush GROUP BY 1"
-
-    def rows(statement: str) -> dict[str, int]:
-        lines = project.execute(
-            "postgres", "psql", "-h", "/var/run/postgresql", "-U", "viewer", "-AtF ", "-c", statement
-        )
-        return {name: int(count) for name, count in (line.split() for line in lines.splitlines())}
 
     def send(name: str) -> None:
         for number in range(20):
@@ -322,15 +311,15 @@ def test_compose_with_celery_workers(
         assert_least_privileges(probe(podman, project.container(service)), limit, "/var/lib/viewer-pipeline", "/tmp")
     wait_until_healthy(project.ports["3003"])
     send("before")
-    wait_until(lambda: rows(query) == sent, 300, "the views are persisted")
-    assert set(rows(by_stream)) == {"1", "2"}
+    wait_until(lambda: project.numbers(TOTALS) == sent, 300, "the views are persisted")
+    assert set(project.numbers(by_stream)) == {"1", "2"}
     executed = [podman.log(project.container(service)).count("counters_read") for service in ("celery-1", "celery-2")]
     assert sum(executed) > 0
     send("meanwhile")
     killed = project.container("celery-1")
     before = podman.pid(killed)
     podman.kill(killed)
-    wait_until(lambda: rows(query) == sent, 300, "the views are persisted without one of them")
+    wait_until(lambda: project.numbers(TOTALS) == sent, 300, "the views are persisted without one of them")
     wait_until(lambda: podman.pid(killed) not in (0, before), 120, "it is started again")
     project.wait_for("celery-1")
     wait_until_healthy(project.ports["3003"])

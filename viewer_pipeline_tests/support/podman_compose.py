@@ -128,6 +128,12 @@ class PodmanProject:
         """Return what a command in the container of a service prints."""
         return self.podman.podman("exec", self.container(service), *command, check=check)
 
+    def numbers(self, query: str) -> dict[str, int]:
+        """Return the rows of a query of the bundled PostgreSQL that has two columns, a name and a number."""
+        words = ("psql", "-h", "/var/run/postgresql", "-U", "viewer", "-AtF ", "-c", query)
+        rows = map(str.split, self.execute("postgres", *words).splitlines())
+        return {name: int(number) for name, number in rows}
+
     def end(self) -> None:
         """Remove all containers, volumes and networks of the project."""
         of_project = f"--filter=label=io.podman.compose.project={self.name}"

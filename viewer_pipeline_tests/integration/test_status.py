@@ -22,6 +22,7 @@ from viewer_pipeline.home_lock_and_server_urls import (
     STARTING,
     lock_home_directory,
 )
+from viewer_pipeline.monitoring import status as status_module
 from viewer_pipeline.monitoring.bounded_probe import MIN_INTERVAL_SECONDS
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
@@ -32,11 +33,18 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of
 from viewer_pipeline_tests.support.subscribers import SubscriberThread
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 SECRET = "s3cret:with@signs"
 UNLIMITED = 10_000  # columns
+STATUS_SECONDS = status_module.STATUS_SECONDS  # for a server that hangs
+
+
+@pytest.fixture(autouse=True)
+def enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No check is given up because the machine is busy."""
+    monkeypatch.setattr(status_module, "STATUS_SECONDS", float(ENOUGH))
 
 
 def listens(client: redis.Redis, *, left_ms: int = 6000, message_ago_ms: int = 3000) -> None:
@@ -305,8 +313,9 @@ def test_embedded_server_that_fails(home_of_up: Settings, setting: str, server: 
     assert expected in status.checks[server].remedy
 
 
-def test_postgres_that_accepts_connections_and_hangs(home_of_up: Settings) -> None:
+def test_postgres_that_accepts_connections_and_hangs(home_of_up: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The status comes at once, with what is in Redis, although the client would wait for 5 s for a connection."""
+    monkeypatch.setattr(status_module, "STATUS_SECONDS", STATUS_SECONDS)
     with socket.create_server((LOOPBACK, 0)) as hanging:
         url = f"postgresql://me@{LOOPBACK}:{hanging.getsockname()[1]}/x"
         for _ in range(10):  # more than one on a busy machine

@@ -95,18 +95,24 @@ def test_stop_while_messages_arrive(worker: WorkerProcess, world: World) -> None
 
 def test_stop_while_a_flush_cannot_end(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
     """The stop ends in time, and reports where the views are."""
-    with WorkerProcess(tmp_path, database_url, redis_url, SHUTDOWN_TIMEOUT_MS="40000") as worker:
-        worker.wait_until_ready()
-        assert publish(world.client, "a", 5) == 1
-        world.sent["a"] = 5
-        with psycopg.connect(database_url) as connection:
-            connection.execute(LOCK)
-            assert worker.stop() == 0
-            last = worker.last_event()
-    assert (last["event"], last["lost_views"], last["level"]) == ("worker_stopped", 0, "warning")
-    assert last["last_flush"] == "what the last flush has not committed stays in Redis: it did not end in time"
-    [(limit,)] = world.rows("SELECT value FROM dagster.run_tags WHERE key = 'dagster/max_runtime'")
-    assert 0 < int(limit) <= 40  # a run whose process is gone must not hold up others for longer
+    limits = list[tuple[str]]()
+    for seconds in (20, 60, 180):  # until the flush began: on a busy machine, importing Dagster takes long
+        with WorkerProcess(tmp_path, database_url, redis_url, SHUTDOWN_TIMEOUT_MS=f"{seconds}000") as worker:
+            worker.wait_until_ready()
+            assert publish(world.client, "a", 5) == 1
+            world.sent["a"] += 5
+            with psycopg.connect(database_url) as connection:
+                connection.execute(LOCK)
+                assert worker.stop() == 0
+                last = worker.last_event()
+        assert (last["event"], last["lost_views"], last["level"]) == ("worker_stopped", 0, "warning")
+        assert last["last_flush"] == "what the last flush has not committed stays in Redis: it did not end in time"
+        if world.rows("SELECT to_regclass('dagster.run_tags')") != [(None,)]:
+            limits = world.rows("SELECT value FROM dagster.run_tags WHERE key = 'dagster/max_runtime'")
+        if limits:
+            break
+    [(limit,)] = limits
+    assert 0 < int(limit) <= seconds  # a run whose process is gone must not hold up others for longer
     wait_until(lambda: not busy(world), 60, "PostgreSQL has noticed that the worker is gone")
     world.assert_conserved()
     world.flush()

@@ -75,12 +75,13 @@ def test_a_cluster_that_is_well(world: ClusterWorld, settings: Settings) -> None
     world.send("vod0001", 3, announce=True)
     results = run_doctor_checks(settings)
     by_check = by_name(results)
-    about_redis = ("redis", "redis_memory", "marker", "unsettled", "held", "clone_detection", "clock", "keyspace")
+    about_redis = ("redis_memory", "marker", "unsettled", "held", "clone_detection", "clock", "keyspace")
     assert {name: by_check[name].status for name in about_redis} == dict.fromkeys(about_redis, "healthy")
     slow = tuple(f"redis_{name}" for name in ("version", "commands", "cluster", "durability", "persistence"))
     assert [f"{name}: {by_check[name].message}" for name in slow if not by_check[name].passed] == []
     assert by_check["redis_cluster"].message.endswith("cluster mode is on")
-    assert by_check["redis_latency"].status in ("healthy", "degraded")  # a busy machine is slow
+    for name in ("redis", "redis_latency"):
+        assert by_check[name].status in ("healthy", "degraded")  # a busy machine is slow
     assert by_check["redis_durability"].details["connected_replicas"] == 1
     assert by_check["keyspace"].message.startswith("16")
     faults = {fault.name: fault for fault in derive_guarantee(results, settings)}

@@ -78,6 +78,7 @@ from viewer_pipeline_tests.support.servers import (  # noqa: E402
 from viewer_pipeline_tests.support.stored import PAIRS, Stored, loaded  # noqa: E402
 from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld  # noqa: E402
 from viewer_pipeline_tests.support.totals_statements import MERGE, UPSERT, TotalsStatement, forced  # noqa: E402
+from viewer_pipeline_tests.support.waiting import ENOUGH  # noqa: E402
 from viewer_pipeline_tests.support.world import PREFIX, World  # noqa: E402
 
 TEMPLATE = f"template_viewer_{os.urandom(6).hex()}"  # workers of pytest-xdist may share a server
@@ -306,6 +307,12 @@ def vods(stores: Stores) -> TargetWorld:
     world = TargetWorld(stores)
     world.make_streamix()
     return world
+
+
+@pytest.fixture
+def enough_time_for_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No check of a status is given up because the machine is busy."""
+    monkeypatch.setattr("viewer_pipeline.monitoring.status.STATUS_SECONDS", float(ENOUGH))
 
 
 @pytest.fixture

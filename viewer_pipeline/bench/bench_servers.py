@@ -62,8 +62,8 @@ def bench_servers(
             RedisServer(Path(home), port=find_free_port()),
         )
         try:
-            _start(server)
             _start(postgres, postgres_settings)
+            _start(server)
             migrate(postgres.url, with_dagster=False)
             settings = _settings_for(postgres.url, server.url, set_target_table=set_target_table, streams=streams)
             with connect(server.url) as client, psycopg.connect(postgres.url, autocommit=True) as connection:

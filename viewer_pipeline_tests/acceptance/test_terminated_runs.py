@@ -21,7 +21,7 @@ from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.stack import COMMAND, Stack, up, variables
 from viewer_pipeline_tests.support.ui_runs import WAITING, Runs
-from viewer_pipeline_tests.support.waiting import BUSY_FACTOR, ENOUGH, wait_until
+from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 from viewer_pipeline_tests.support.webhook_server import listening
 from viewer_pipeline_tests.support.world import World
 
@@ -147,7 +147,7 @@ def terminate_blocked_run(runs: Runs, world: World, job: str, lock: str) -> floa
     released = time.monotonic()
     assert runs.wait_for(run_id, "CANCELED", "SUCCESS", "FAILURE") == "CANCELED"
     seconds = time.monotonic() - released
-    assert seconds < PROMISED_SECONDS * BUSY_FACTOR
+    assert seconds < PROMISED_SECONDS
     world.assert_conserved()
     return seconds
 

@@ -37,6 +37,7 @@ from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.doctor.postgres_checks import check_postgres_server
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.managed_process import signal_processes
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer, find_postgres_bin_directory
 from viewer_pipeline.stores.named_queries import fetch_one
@@ -96,9 +97,7 @@ def frozen(pair: PostgresPair, *, receiver: bool = False) -> Iterator[Callable[[
 
 def kill_primary(pair: PostgresPair) -> None:
     """End the primary as a crash of its machine does, without sending anything more to the standby."""
-    for pid in pair.primary.process.descendant_pids():
-        with suppress(ProcessLookupError):  # it ended with another one
-            os.kill(pid, signal.SIGKILL)
+    signal_processes(pair.primary.process.descendant_pids(), signal.SIGKILL)
 
 
 def fail_over(pair: PostgresPair) -> None:

@@ -103,7 +103,7 @@ def test_stop_while_a_flush_cannot_end(tmp_path: Path, database_url: str, redis_
             world.sent["a"] += 5
             with psycopg.connect(database_url) as connection:
                 connection.execute(LOCK)
-                assert worker.stop() == 0
+                assert worker.stop(seconds=seconds + 40) == 0
                 last = worker.last_event()
         assert (last["event"], last["lost_views"], last["level"]) == ("worker_stopped", 0, "warning")
         assert last["last_flush"] == "what the last flush has not committed stays in Redis: it did not end in time"

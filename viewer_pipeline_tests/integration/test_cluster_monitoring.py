@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.cluster_store import as_cluster
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.marker import Marker
@@ -31,12 +32,7 @@ from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
 
 VODS = 30
 CHANNEL = "view_count_updates"
-
-
-@pytest.fixture(autouse=True)
-def enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No check of a status is given up because the machine is busy."""
-    monkeypatch.setattr(f"{StatusReader.__module__}.STATUS_SECONDS", float(ENOUGH))
+pytestmark = pytest.mark.usefixtures("enough_time_for_status")
 
 
 @pytest.fixture
@@ -73,15 +69,20 @@ def test_a_cluster_that_is_well(world: ClusterWorld, settings: Settings) -> None
     world.send_many(VODS)
     world.flush()
     world.send("vod0001", 3, announce=True)
-    results = run_doctor_checks(settings)
+    results = list[CheckResult]()
+
+    def redis_is_well() -> bool:
+        results[:] = run_doctor_checks(settings)
+        return by_name(results)["redis"].status == "healthy"
+
+    wait_until(redis_is_well, 60, "Redis is well")  # on a busy machine, not at once
     by_check = by_name(results)
-    about_redis = ("redis_memory", "marker", "unsettled", "held", "clone_detection", "clock", "keyspace")
+    about_redis = ("redis", "redis_memory", "marker", "unsettled", "held", "clone_detection", "clock", "keyspace")
     assert {name: by_check[name].status for name in about_redis} == dict.fromkeys(about_redis, "healthy")
     slow = tuple(f"redis_{name}" for name in ("version", "commands", "cluster", "durability", "persistence"))
     assert [f"{name}: {by_check[name].message}" for name in slow if not by_check[name].passed] == []
     assert by_check["redis_cluster"].message.endswith("cluster mode is on")
-    for name in ("redis", "redis_latency"):
-        assert by_check[name].status in ("healthy", "degraded")  # a busy machine is slow
+    assert by_check["redis_latency"].status in ("healthy", "degraded")  # a busy machine is slow
     assert by_check["redis_durability"].details["connected_replicas"] == 1
     assert by_check["keyspace"].message.startswith("16")
     faults = {fault.name: fault for fault in derive_guarantee(results, settings)}

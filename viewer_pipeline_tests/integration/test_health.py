@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -19,6 +17,7 @@ from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.dagster_rules import DAGSTER_CHECKS
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
+from viewer_pipeline.stack.managed_process import signal_processes
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of
@@ -310,10 +309,8 @@ def own_postgres(servers_home: Path) -> Iterator[PostgresServer]:
 
 def signal_all(server: PostgresServer, number: signal.Signals) -> None:
     """Send a signal to every process of the server, but not to its guard."""
-    for pid, command in processes_with(server.directory).items():
-        if "reaper.py" not in command:
-            with suppress(ProcessLookupError):  # a connection that has ended meanwhile
-                os.kill(pid, number)
+    processes = processes_with(server.directory).items()
+    signal_processes((pid for pid, command in processes if "reaper.py" not in command), number)
 
 
 def test_postgres_that_hangs(http: HttpWorld, own_postgres: PostgresServer) -> None:

@@ -33,18 +33,13 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of
 from viewer_pipeline_tests.support.subscribers import SubscriberThread
-from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 SECRET = "s3cret:with@signs"
 UNLIMITED = 10_000  # columns
 STATUS_SECONDS = status_module.STATUS_SECONDS  # for a server that hangs
-
-
-@pytest.fixture(autouse=True)
-def enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No check is given up because the machine is busy."""
-    monkeypatch.setattr(status_module, "STATUS_SECONDS", float(ENOUGH))
+pytestmark = pytest.mark.usefixtures("enough_time_for_status")
 
 
 def listens(client: redis.Redis, *, left_ms: int = 6000, message_ago_ms: int = 3000) -> None:

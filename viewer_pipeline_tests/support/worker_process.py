@@ -14,7 +14,7 @@ from typing import Any, Self
 import redis
 
 from viewer_pipeline.stack.ports import find_free_port
-from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
 
 READY = ("listening", "standing_by")
 
@@ -81,7 +81,7 @@ class WorkerProcess:
         """Wait until it listens or stands by."""
         wait_until(lambda: self.has_logged(*READY), 60, "the worker listens")
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = ENOUGH) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 60) -> int:
         """Send a signal; return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(seconds)

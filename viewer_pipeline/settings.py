@@ -44,6 +44,7 @@ COMPLETE_VARIABLE = "VIEWER_SETTINGS_COMPLETE"  # marks an environment that cont
 DAGSTER_SCHEMA = "dagster"  # of DATABASE_URL
 GRPC_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")  # as gRPC reads them
 SQL_NAMES = ("target_table", "target_id_column", "target_count_column")
+LAUNCH_SECONDS = 180  # of a run, until its process has begun: a busy machine needs more than Dagster's limit of 60
 MIN_SENSOR_SECONDS = 5  # the shortest interval Dagster's daemon supports
 FLUSH_COUNTERS, TARGET_FLUSH_COUNTERS = 10_000, 4_000
 RUN_COUNTERS = 500_000
@@ -320,6 +321,7 @@ class Settings(BaseSettings):
         self.dagster_storage_url()
         dumped = {name.upper(): value for name, value in self.model_dump().items()}
         return {
+            "DAGSTER_GRPC_TIMEOUT_SECONDS": str(LAUNCH_SECONDS),
             **environment_without_settings(),
             **{name: str(value) for name, value in dumped.items() if value is not None},
             "DAGSTER_HOME": str(self.dagster_directory),

@@ -66,6 +66,7 @@ from viewer_pipeline.target.table import TargetNames  # noqa: E402
 from viewer_pipeline_tests.support.cluster import RedisCluster  # noqa: E402
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened  # noqa: E402
 from viewer_pipeline_tests.support.failover import started  # noqa: E402
+from viewer_pipeline_tests.support.proxy import Proxy  # noqa: E402
 from viewer_pipeline_tests.support.servers import (  # noqa: E402
     NamedPostgres,
     Postgres,
@@ -252,6 +253,13 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
     """A client of the empty Redis."""
     with connect(redis_url) as client:
         yield client
+
+
+@pytest.fixture
+def redis_proxy(redis_url: str) -> Iterator[Proxy]:
+    """A proxy of Redis, which hangs from `blackhole` to `heal`, however long that takes on a busy machine."""
+    with Proxy.of(redis_url, 6379) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

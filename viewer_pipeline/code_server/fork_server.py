@@ -23,13 +23,15 @@ from typing import Any, NoReturn
 
 from viewer_pipeline.code_server.process_lifetime import FORK_SERVER_NAME, ON_LINUX, begin_fork_server, process_name
 from viewer_pipeline.logs import event
+from viewer_pipeline.settings import LAUNCH_SECONDS
 
 log = logging.getLogger("viewer_pipeline.code_server")
 
 # What a fork server imports that Python starts again: after a crash, or for changed code.
 COLD_START_MODULE = "viewer_pipeline.code_server.preload_or_log"
 
-IMPORT_SECONDS, POLL_SECONDS = 30.0, 0.02
+IMPORT_SECONDS = LAUNCH_SECONDS * 2 / 3  # until runs are spawned: that takes the same imports, and is limited too
+POLL_SECONDS = 0.02
 MAX_DIRECTORY_BYTES = 108 - len("/pymp-12345678/listener-12345678") - 1
 
 _state: dict[str, Any] = vars(vars(forkserver)["_forkserver"])  # of the fork server that this process uses

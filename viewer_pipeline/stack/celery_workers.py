@@ -15,7 +15,7 @@ from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.celery_broker import read_broker
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 GRACE_SECONDS = 10.0  # of a run, when the demo ends
 COMMAND = ("-m", "celery", "-A", "viewer_pipeline.celery_worker", "worker", "--concurrency", "1")
 

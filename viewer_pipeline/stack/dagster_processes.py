@@ -23,7 +23,7 @@ from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProce
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port, loopback_if_any_address
 from viewer_pipeline.stack.repeated_lines import RepeatedLines
 
-START_SECONDS = 120
+START_SECONDS = 300  # a process that ends before is reported at once
 DAEMON, WEBSERVER = "daemon", "webserver"
 
 

@@ -56,7 +56,11 @@ class Failures:
         with psycopg.connect(self._world.stores.ledger.url) as locking:
             locking.execute("LOCK TABLE viewer.vod_view_counts IN SHARE MODE")
             run_id = self.runs.launch("flush_views")
-            wait_until(lambda: self._world.rows(WAITING) == [(1,)], 120, "the flush waits for the lock")
+            waits = f"run {run_id} waits for the lock"
+            wait_until(lambda: self._world.rows(WAITING) == [(1,)] or self.runs.has_ended(run_id), 120, waits)
+            assert not self.runs.has_ended(run_id), (
+                f"run {run_id} is {self.runs.status(run_id)}: {self.runs.events(run_id)}"
+            )
             yield run_id, self.runs.pid(run_id)
 
     def failed_with_its_process(self, run_id: str, pid: int) -> None:

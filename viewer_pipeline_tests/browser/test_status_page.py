@@ -12,7 +12,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import redis
 from playwright.sync_api import Page, expect
 
 from viewer_pipeline.monitoring import health_change_log
@@ -23,6 +22,7 @@ from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.http_world import HttpWorld
 from viewer_pipeline_tests.support.ledger_world import History
+from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.world import World
 
 PHONE = {"width": 360, "height": 740}
@@ -127,16 +127,16 @@ def test_hostile_ids(page: Page, http: HttpWorld, world: World) -> None:
     assert messages == []
 
 
-def test_page_renews_itself(page: Page, http: HttpWorld, world: World, client: redis.Redis) -> None:
+def test_page_renews_itself(page: Page, http: HttpWorld, world: World, redis_url: str, redis_proxy: Proxy) -> None:
     """New views and a Redis that hangs appear without a reload; so does the end of the worker."""
-    http.start()
+    http.start(redis_url=redis_proxy.url(redis_url))
     open_page(page, http)
     expect(page.get_by_text("Pending views").locator("xpath=../dd/b")).to_have_text("0")
     world.send("a", 1234, announce=True)
     expect(page.get_by_text("Pending views").locator("xpath=../dd/b")).to_have_text("1,234")
-    client.client_pause(20_000)
+    redis_proxy.blackhole()
     expect(page.get_by_role("heading", name="Redis cannot be read")).to_be_visible()
-    client.client_unpause()
+    redis_proxy.heal()
     expect(page.get_by_role("heading", name="Redis cannot be read")).to_have_count(0)
     http.stop()
     expect(page.get_by_text("The worker does not answer.")).to_be_visible()

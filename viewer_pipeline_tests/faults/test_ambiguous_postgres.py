@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -30,7 +29,6 @@ from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
 
 TIMEOUT_SECONDS = 1.0
-MAX_RUN_SECONDS = 30.0  # for a run that times out; one without a limit hangs
 
 
 def first_line(module: ModuleType, query: str) -> bytes:
@@ -61,16 +59,13 @@ def proxy(database_url: str) -> Iterator[Proxy]:
 
 
 def flush_through(world: World, proxy: Proxy) -> RunReport | PostgresUnavailable:
-    """Run a flush whose ledger is behind the proxy; return its result or error, in bounded time."""
+    """Run a flush whose ledger is behind the proxy; return its result or error. One without a time limit would hang."""
     url = proxy.url(world.stores.ledger.url) + "?connect_timeout=2"
     behind = World(Stores(world.stores.redis, Ledger(url)))
-    started = time.monotonic()
     try:
         return behind.flush()
     except PostgresUnavailable as error:
         return error
-    finally:
-        assert time.monotonic() - started < MAX_RUN_SECONDS
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from typing import Any
 
 import dagster as dg
@@ -19,7 +18,7 @@ from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.webhook import post_json_or_error
 from viewer_pipeline.settings import load_settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand, error_of
-from viewer_pipeline_tests.support.webhook_server import ENDLESS_SECONDS, listening
+from viewer_pipeline_tests.support.webhook_server import listening
 
 
 @pytest.fixture(autouse=True)
@@ -217,11 +216,9 @@ def test_a_post_to_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_response_without_end_is_not_read() -> None:
-    """The status is all that counts."""
+    """The status is all that counts: the body comes until the end of the test."""
     with listening(200, endless=True) as hook:
-        started = time.monotonic()
         assert post_json_or_error(hook.url, {"text": "x"}) == ""
-        assert time.monotonic() - started < ENDLESS_SECONDS / 2
 
 
 def test_a_post_is_retried_whatever_the_form_of_its_url() -> None:

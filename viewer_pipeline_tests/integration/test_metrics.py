@@ -9,7 +9,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from viewer_pipeline.flush.incidents import acknowledge
@@ -20,6 +19,7 @@ from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.http_world import HttpWorld
+from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -213,15 +213,16 @@ def test_servers_out_of_reach(http: HttpWorld) -> None:
     assert not {name for name in samples if re.match("viewer_(pending|oldest|flushes|views_pers|daemon)", name)}
 
 
-def test_redis_that_hangs(http: HttpWorld, client: redis.Redis) -> None:
-    """The response comes in time, without samples of Redis; they return."""
-    http.start()
+def test_redis_that_hangs(http: HttpWorld, redis_url: str, redis_proxy: Proxy) -> None:
+    """The response comes while it hangs, without samples of Redis; they return."""
+    http.start(redis_url=redis_proxy.url(redis_url))
     assert value_of(scrape(http), "viewer_redis_up") == 1
-    client.client_pause(2000)
+    redis_proxy.blackhole()
     samples = scrape(http)
     assert value_of(samples, "viewer_redis_up") == 0
     assert value_of(samples, "viewer_postgres_up") == 1
     assert "viewer_pending_counters" not in samples
+    redis_proxy.heal()
     wait_until(lambda: value_of(scrape(http), "viewer_redis_up") == 1, 30, "it healed")
 
 

@@ -33,7 +33,7 @@ from viewer_pipeline.orchestration.flush_sensor import EARLY_SECONDS, view_count
 from viewer_pipeline.orchestration.settings_resource import LOADED
 from viewer_pipeline.orchestration.sweep_and_rollup_schedules import sweep_schedule
 from viewer_pipeline.reconcile import reconciliation as reconcile_compare
-from viewer_pipeline.settings import Settings
+from viewer_pipeline.settings import LAUNCH_SECONDS, Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -531,6 +531,7 @@ def test_dagster_yaml_makes_an_instance(database_url: str, tmp_path: Any, monkey
     with open_instance(settings) as instance:
         assert count_flush_runs(instance) == 0
         assert instance.run_monitoring_enabled
+        assert instance.run_monitoring_start_timeout_seconds == LAUNCH_SECONDS
     assert (tmp_path / "home" / "dagster.yaml").read_text() == DAGSTER_YAML.read_text()
     with psycopg.connect(database_url) as connection:
         row = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'dagster'").fetchone()

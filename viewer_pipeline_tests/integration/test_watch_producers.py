@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -151,9 +150,8 @@ def test_redis_that_stops_answering_to_monitor(settings: Settings) -> None:
     url = settings.require_redis_url()
     with Proxy.of(url, 0) as proxy:
         proxy.fall_silent_at(b"MONITOR", deliver=True, times=100)
-        started = time.monotonic()
-        results = run_doctor_checks(settings.copy_unvalidated(redis_url=proxy.url(url)), 2.0, check_seconds=4)
-    assert time.monotonic() - started < 40
+        silent = settings.copy_unvalidated(redis_url=proxy.url(url))
+        results = run_doctor_checks(silent, 2.0, check_seconds=4)
     (result,) = [result for result in results if result.name == "pubsub_mode"]
     assert result.status in ("unknown", "unhealthy")
 

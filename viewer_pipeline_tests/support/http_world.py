@@ -59,16 +59,14 @@ class HttpWorld:
         return self._server.port
 
     def request(self, path: str, method: str = "GET", accept: str = "*/*") -> Response:
-        """Send one request. The response comes soon, whatever hangs, without secrets and stack traces."""
+        """Send one request. The response comes while a server hangs, without secrets and stack traces."""
         connection = HTTPConnection(LOOPBACK, self.port, timeout=ENOUGH)
-        started = time.monotonic()
         try:
             connection.request(method, path, headers={"Accept": accept})
             response = connection.getresponse()
             body = response.read().decode()
         finally:
             connection.close()
-        assert time.monotonic() - started < 8  # a second, on a machine that is not busy; what hangs does so for longer
         headers = {name.lower(): value for name, value in response.getheaders()}
         self._assert_nothing_secret(body + str(headers))
         return Response(response.status, headers, body)

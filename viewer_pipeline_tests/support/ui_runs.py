@@ -15,6 +15,8 @@ from viewer_pipeline_tests.support.world import World
 WAITING = """SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'viewer-pipeline' AND wait_event_type = 'Lock'"""
 
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
+
 LAUNCH = """
 mutation ($params: ExecutionParams!) {
   launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
@@ -63,6 +65,14 @@ class Runs:
         """Return its status."""
         [(status,)] = self._world.rows(f"SELECT status FROM dagster.runs WHERE run_id = '{run_id}'")
         return str(status)
+
+    def has_ended(self, run_id: str) -> bool:
+        """Whether it has ended, in any way."""
+        return self.status(run_id) in ENDED
+
+    def events(self, run_id: str) -> str:
+        """Return its events, as they are stored."""
+        return str(self._world.rows(f"SELECT event FROM dagster.event_logs WHERE run_id = '{run_id}' ORDER BY id"))
 
     def wait_for(self, run_id: str, *statuses: str) -> str:
         """Wait for one of these statuses, and return it. Prints the events of a run that failed."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
-
-ENDLESS_SECONDS = 10.0  # of a response whose body comes byte by byte
 
 
 class Hook(ThreadingHTTPServer):
@@ -20,7 +17,7 @@ class Hook(ThreadingHTTPServer):
 
     def __init__(self, statuses: Sequence[int], *, endless: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.endless = endless
+        self.endless, self.ends = endless, Event()
         self.statuses = list(statuses)
         self.posted: list[dict[str, Any]] = []
 
@@ -42,11 +39,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "1000000" if self.server.endless else "0")
         self.send_header("Location", "/elsewhere")
         self.end_headers()
-        until = time.monotonic() + ENDLESS_SECONDS
         with suppress(OSError):
-            while self.server.endless and time.monotonic() < until:
+            while self.server.endless and not self.server.ends.wait(0.1):
                 self.wfile.write(b"x")
-                time.sleep(0.1)
 
     def log_message(self, *_: Any) -> None:
         """Log nothing."""
@@ -54,12 +49,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def listening(*statuses: int, endless: bool = False) -> Iterator[Hook]:
-    """Serve until the end; `endless`: with bodies that take ENDLESS_SECONDS."""
+    """Serve until the end; `endless`: with bodies that come byte by byte until then."""
     with Hook(statuses or (200,), endless=endless) as hook:
         thread = Thread(target=hook.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield hook
         finally:
+            hook.ends.set()
             hook.shutdown()
             thread.join()

@@ -27,6 +27,7 @@ OTHERS = {
     "LOCK",  # an argument of the build
     "IMAGE_LOCK",  # of docker-compose.yaml: that argument
     "COMPOSE_PROFILES",
+    "DAGSTER_GRPC_TIMEOUT_SECONDS",
     "DAGSTER_HOME",
     "JOBS",
     "MATRIX",

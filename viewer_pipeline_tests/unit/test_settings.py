@@ -628,9 +628,16 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "VIEWER_HOME": str(tmp_path / "data"),
         "DAGSTER_HOME": str(tmp_path / "data" / "dagster"),
         "VIEWER_SETTINGS_COMPLETE": "1",
+        "DAGSTER_GRPC_TIMEOUT_SECONDS": "180",
         "grpc_proxy": "",
     }
     assert environment["SOMETHING_ELSE"] == "kept"
+
+
+def test_a_time_limit_of_dagster_that_is_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator knows better."""
+    monkeypatch.setenv("DAGSTER_GRPC_TIMEOUT_SECONDS", "90")
+    assert Settings(database_url=URL).child_process_environment()["DAGSTER_GRPC_TIMEOUT_SECONDS"] == "90"
 
 
 def test_error_does_not_cite_the_webhook() -> None:

@@ -90,7 +90,7 @@ class HealthProbes:
         self.client = connect(self.redis_url, seconds=seconds, retries=0)
         self.store = open_store(self.client, settings)
         self._daemon_ids, self._streams = DaemonIds(), StreamsReader(self.store, self.ledger)
-        self.streams: list[StreamReading] = []  # as they were read last
+        self.streams: list[StreamReading] = []  # as the check of settling has read them; empty while it has not
         self._started = time.monotonic()
 
     def close(self) -> None:
@@ -200,6 +200,7 @@ class HealthProbes:
 
     def check_settling(self) -> list[CheckResult]:
         """Compare the marker of each stream with the ledger."""
+        self.streams = []
         with self.ledger.connect() as connection:  # the primary: a standby's ledger may lag behind the marker
             of_ledger, self.streams = self._streams.read(connection)
             last, last_age = fetch_one(connection, SQL["last_flush_of_all"])

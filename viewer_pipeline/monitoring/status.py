@@ -63,7 +63,7 @@ class PipelineStatus:
     """One reading. A server that cannot be read has an error instead of a value. `checks`: by name.
 
     `up_is_starting`: an `up` with this VIEWER_HOME has not started all its processes yet. `zone`: of times in text.
-    `streams`: those of the ledger if the VODs are, or were, cut into several, as far as they could be read.
+    `streams`: those of the ledger; empty where they could not be read.
     """
 
     redis: ProbeResult[RedisReading]
@@ -82,15 +82,10 @@ class PipelineStatus:
 
     @property
     def is_last_flush_settled(self) -> bool | None:
-        """Whether the last flush is subtracted from Redis; None where one of the servers cannot be read."""
-        if self.redis.value is None or self.ledger.value is None:
+        """Whether the last flush is subtracted from Redis; None where servers or markers could not be read."""
+        if self.redis.value is None or self.ledger.value is None or not self.streams:
             return None
-        if self.streams:
-            return all(stream.is_settled for stream in self.streams)
-        if (shards := self.unsettled_shards) is not None:
-            return not shards
-        marker, last = self.redis.value.marker, self.ledger.value.last_flush
-        return not last.seq or (marker is not None and (marker.seq, marker.batch) >= (last.seq, last.batches))
+        return all(stream.is_settled for stream in self.streams)
 
     @property
     def unsettled_shards(self) -> int | None:
@@ -169,9 +164,7 @@ class StatusReader:
         if redis.value is not None and ledger.value is not None and not up_is_starting:
             reasons = stall_reasons(ledger.value.flushes, redis.value.pending.vods, checks, probes.settings)
         zone, streams = probes.settings.history_timezone, [*probes.streams]
-        if not are_several(streams):
-            return PipelineStatus(redis, ledger, checks, reasons, up_is_starting, zone)
-        if redis.value is not None:
+        if redis.value is not None and are_several(streams):
             marker = streams[0].marker if len(streams) == 1 else None
             redis = replace(redis, value=redis.value._replace(marker=marker))
         return PipelineStatus(redis, ledger, checks, reasons, up_is_starting, zone, streams)

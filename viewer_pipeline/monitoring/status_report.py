@@ -183,8 +183,10 @@ def _describe_marker(status: PipelineStatus) -> str:
     assert status.ledger.value is not None, "both servers were read"
     marker, check = status.redis.value.marker, status.checks["marker"]
     position = f"flush {format_seq(marker.seq)}, batch {marker.batch} of {marker.of}" if marker else "none"
-    unsettled = "" if status.is_last_flush_settled else " (not settled)"
-    if len(status.streams) > 1:
+    unsettled = " (not settled)" if status.is_last_flush_settled is False else ""
+    if not status.streams:
+        position = "unknown"
+    elif len(status.streams) > 1:
         position = f"one for each of {len(status.streams)} streams"
         behind = ", ".join(each.stream.name for each in status.streams if not each.is_settled)
         unsettled = f" (not settled in {behind})" if behind else ""

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from threading import Thread
 from threading import enumerate as enumerate_threads
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.errors import RedisUnavailable
 from viewer_pipeline.flush.cluster_store import as_cluster
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.marker import Marker
@@ -132,6 +133,22 @@ def test_status_waits_for_all_markers(world: ClusterWorld, settings: Settings, m
         for thread in probing:  # those that had no time
             thread.join(ENOUGH)
     assert [checks[name].status for name in ("marker", "unsettled", "incidents")] == ["healthy"] * 3
+
+
+def test_status_without_the_markers(world: ClusterWorld, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether all is settled is unknown where they could not be read."""
+
+    def read_markers(_: HealthProbes) -> NoReturn:
+        raise RedisUnavailable("a node does not answer")
+
+    world.send_many(VODS)
+    world.flush()
+    monkeypatch.setattr(HealthProbes, "check_settling", read_markers)
+    status = read_status(settings)
+    assert not status.checks["unsettled"].passed
+    assert status.to_dict()["settled"] is None
+    line = "marker     unknown; the ledger's last flush is 8; Redis does not answer: a node does not answer"
+    assert line in render_status(status, 200)
 
 
 def test_most_checks_read_few_markers(world: ClusterWorld, monkeypatch: pytest.MonkeyPatch) -> None:

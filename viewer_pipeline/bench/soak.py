@@ -20,7 +20,7 @@ from viewer_pipeline.bench.redis_pair import RedisPair
 from viewer_pipeline.bench.soak_history import SoakHistory
 from viewer_pipeline.bench.soak_producer import send_views_until_stopped
 from viewer_pipeline.bench.stored_views import StoredViews, StoredViewsReader, read_stored_views
-from viewer_pipeline.errors import ViewerPipelineError
+from viewer_pipeline.errors import EmbeddedServerError, ViewerPipelineError
 from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline.settings import Settings
@@ -32,7 +32,8 @@ from viewer_pipeline.text_formatting import pluralize
 PREFIXES = (DEFAULT_PREFIX, "second:views:")  # of the pipelines: each has a database and channels of its own
 INTERVAL_SECONDS = (1.0, 4.0)  # between two faults
 PAUSE_SECONDS = (0.5, 5.0)
-DRAIN_SECONDS = 240.0  # for pending views at the end: after a crash PostgreSQL and Dagster take long to recover
+START_SECONDS = 300  # of a producer
+DRAIN_SECONDS = 600.0  # for pending views at the end: after a crash PostgreSQL and Dagster take long to recover
 FAILOVER_SHARE = 0.15  # of the faults: failovers of Redis
 REDIS = ("redis", "redis replica")
 TARGETS = (*REDIS, "postgres", "worker", "daemon", "code-server")
@@ -171,14 +172,17 @@ class _SoakRun:
 
     @contextmanager
     def _running_producers(self) -> Iterator[Callable[[], Counter[str]]]:
-        """Start a producer for each pipeline; yield a function that stops them and returns the views sent, by key."""
+        """Start a producer for each pipeline; yield a function that stops them and returns the views sent, by key.
+
+        All of them have sent views then. Raises EmbeddedServerError if one has not.
+        """
         spawn = multiprocessing.get_context("spawn")
-        stop, queue = spawn.Event(), spawn.Queue()
+        stop, queue, begun = spawn.Event(), spawn.Queue(), [spawn.Event() for _ in self._stacks]
         producers = [
             spawn.Process(
                 target=send_views_until_stopped,
                 args=(stack.settings, number, self._seed + number, stop, queue),
-                kwargs={"history": self._history},
+                kwargs={"begun": begun[number], "history": self._history},
             )
             for number, stack in enumerate(self._stacks)
         ]
@@ -193,6 +197,8 @@ class _SoakRun:
             return sent
 
         try:
+            if not all(event.wait(START_SECONDS) for event in begun):
+                raise EmbeddedServerError(f"a producer has sent no view after {START_SECONDS} s")
             yield stop_and_collect_sent
         finally:
             stop.set()

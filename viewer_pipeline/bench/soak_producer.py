@@ -59,9 +59,12 @@ class Sent:
 
 
 def send_views_until_stopped(
-    settings: Settings, producer_number: int, seed: int, stop: Any, sent_queue: Any, *, history: SoakHistory
+    settings: Settings, producer_number: int, seed: int, stop: Any, sent_queue: Any, *, begun: Any, history: SoakHistory
 ) -> None:
-    """Send views as fast as possible, each request until Redis replies; put the views sent, by key, into the queue."""
+    """Send views as fast as possible, each request until Redis replies; put the views sent, by key, into the queue.
+
+    Sets the event `begun` after the first request.
+    """
     generator = random.Random(seed)  # noqa: S311 - repeatable
     sent = Sent(history)
     request = 0
@@ -74,6 +77,7 @@ def send_views_until_stopped(
             begin = time.monotonic()
             _retry_until_sent(partial(client.eval, SEND, len(keys), *keys, producer_number, request))
             sent.add(begin, counters)
+            begun.set()
             with suppress(redis.RedisError):  # a hint
                 client.publish(settings.pubsub_channel, orjson.dumps({"vodId": vod_ids[0], "count": 1}))
     sent.write_line()

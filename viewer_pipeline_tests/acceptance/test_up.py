@@ -65,11 +65,12 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
     seconds of CPU.
     """
     home = tmp_path / "a viewer home"
-    no_sweep = {"SWEEP_CRON": "0 0 1 1 *", "SENSOR_SCAN_MAX_KEYS": "1000"}
+    settings = {"SWEEP_CRON": "0 0 1 1 *", "SENSOR_SCAN_MAX_KEYS": "1000"}
+    settings |= {"SHUTDOWN_TIMEOUT_MS": str(ENOUGH * 1000)}  # the last flush may be slow on a busy machine
     proxies = dict.fromkeys(PROXY_VARIABLES, f"http://127.0.0.1:{find_free_port()}")
     with (
         Terminal(tmp_path / "terminal.log") as terminal,
-        up(variables(tmp_path, VIEWER_HOME=str(home), **no_sweep, **proxies), terminal.prefix, terminal.log) as stack,
+        up(variables(tmp_path, VIEWER_HOME=str(home), **settings, **proxies), terminal.prefix, terminal.log) as stack,
     ):
         wait_until(lambda: stack.find_in_log("(migrating)"), 60, "both servers")
         urls = read_settings_of_running_up(home)

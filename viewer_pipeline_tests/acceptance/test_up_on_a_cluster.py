@@ -65,8 +65,9 @@ def test_the_whole_stack(tmp_path: Path, redis_cluster: RedisCluster, database_u
         json_of(stack, "send", "by hand", "--how", "incr")
         json_of(stack, "flush")
         assert totals(database_url) == expected | {"by hand": 1}
-        status = json_of(stack, "status")
-        assert (status["persisted"], status["settled"], status["pending_views"]) == (11, True, 0)
+        expected_status = {"persisted": 11, "settled": True, "pending_views": 0}
+        # A busy machine has no time to read all markers.
+        wait_until(lambda: json_of(stack, "status").items() >= expected_status.items(), 60, str(expected_status))
         checks = json.loads(stack.run("doctor", "--json").stdout)["checks"]
         assert {name for name, check in checks.items() if check["status"] == "unhealthy"} == {"postgres_durability"}
         assert json_of(stack, "reconcile")["remaining"] == 0

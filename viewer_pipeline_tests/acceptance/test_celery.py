@@ -76,11 +76,6 @@ class Cluster:
         """Whether a worker has logged this."""
         return any(re.search(pattern, worker.log.read_text()) for worker in self.workers)
 
-    def failure_of(self, run_id: str) -> str:
-        """Return all that is recorded of a failed run."""
-        rows = self.world.rows(f"SELECT event FROM dagster.event_logs WHERE run_id = '{run_id}' ORDER BY id")
-        return " ".join(event for (event,) in rows)
-
 
 @pytest.fixture
 def cluster(tmp_path: Path, database_url: str, redis_url: str, servers_home: Path, world: World) -> Iterator[Cluster]:
@@ -177,14 +172,14 @@ def dead_and_paused_workers(cluster: Cluster) -> Iterator[str]:
     cluster.workers.append(third)
     for run_id in (flush, days):
         assert runs.wait_for(run_id, "FAILURE", "SUCCESS") == "FAILURE"
-        assert "its process does not answer" in cluster.failure_of(run_id)
+        assert "its process does not answer" in cluster.runs.events(run_id)
     failed = time.monotonic()
     wait_until(lambda: is_all_persisted(world), 60, "the next run, by the sensor")
     resumed = time.monotonic() - died
     yield f"a killed worker: its run failed after {failed - died:.1f} s, the next one succeeded after {resumed:.1f} s"
     for run_id in (flush, days):  # the paused worker would acknowledge the second one once its process has ended
         wait_until(lambda run_id=run_id: cluster.logged(f"run_delivered_again run_id={run_id}"), 120, "delivered again")  # type: ignore[misc]
-        assert cluster.failure_of(run_id).count('"PIPELINE_START"') == 1
+        assert cluster.runs.events(run_id).count('"PIPELINE_START"') == 1
     paused.signal(signal.SIGCONT)
     wait_until(lambda: cluster.logged(f"run_lease_lost run_id={days}"), 30, "the paused process knows")
     wait_until(lambda: not (PROC / str(paused_pid)).exists(), 30, "it has ended")
@@ -198,7 +193,7 @@ def no_broker(cluster: Cluster) -> Iterator[str]:
     assert runs.wait_for(failed, "FAILURE", "SUCCESS") == "FAILURE"
     address = re.escape(cluster.broker.url)
     assert re.search(
-        f"broker of Celery, to which runs are sent, does not answer: {address}", cluster.failure_of(failed)
+        f"broker of Celery, to which runs are sent, does not answer: {address}", cluster.runs.events(failed)
     )
     last_run = cluster.check("flush_runs")
     assert re.search(address, last_run["message"]), last_run

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from viewer_pipeline.layout import HOME_SLOT
-from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.stack import Stack, up, variables
-from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.worker_http import get
 
 PREFIX = "vod:views:"
 
@@ -31,15 +30,6 @@ def json_of(stack: Stack, *arguments: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr + done.stdout
     rendered: dict[str, Any] = json.loads(done.stdout)
     return rendered
-
-
-def fetch(port: int, path: str) -> str:
-    """Return what the worker responds, also if something is unhealthy; on a busy machine checks have no time."""
-    try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/{path}", timeout=ENOUGH) as response:
-            return str(response.read(), "utf-8")
-    except urllib.error.HTTPError as error:
-        return str(error.read(), "utf-8")
 
 
 def test_the_whole_stack(tmp_path: Path, redis_cluster: RedisCluster, database_url: str) -> None:
@@ -81,9 +71,9 @@ def test_the_whole_stack(tmp_path: Path, redis_cluster: RedisCluster, database_u
         assert {name for name, check in checks.items() if check["status"] == "unhealthy"} == {"postgres_durability"}
         assert json_of(stack, "reconcile")["remaining"] == 0
         redis = ("healthy", "degraded")  # degraded: a node has restarted
-        wait_until(lambda: json.loads(fetch(port, "health"))["checks"]["redis"]["status"] in redis, 60, "/health")
-        wait_until(lambda: "3 nodes; " in fetch(port, ""), 60, "the page")
-        wait_until(lambda: "viewer_redis_up 1.0" in fetch(port, "metrics"), 60, "the metrics")
+        wait_until(lambda: json.loads(get(port, "/health")[1])["checks"]["redis"]["status"] in redis, 60, "/health")
+        wait_until(lambda: "3 nodes; " in get(port, "/")[1], 60, "the page")
+        wait_until(lambda: "viewer_redis_up 1.0" in get(port, "/metrics")[1], 60, "the metrics")
         stack.stop()
     assert "Traceback" not in stack.log.read_text()
     assert redis_cluster.counters(PREFIX) == {}

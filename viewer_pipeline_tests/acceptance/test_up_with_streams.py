@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import redis
@@ -12,7 +10,8 @@ import redis
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.streams import stream_of
 from viewer_pipeline_tests.support.stack import Stack, query_graphql, up, variables
-from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.worker_http import get
 from viewer_pipeline_tests.support.world import World
 
 VODS = 40
@@ -40,10 +39,7 @@ def partitions(ui: str, *, materialized: bool = False) -> list[str]:
 def health_of(port: int) -> tuple[str, dict[str, str]]:
     """Return the status of /health, and the message of each check that is not healthy."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=ENOUGH) as response:
-            body = json.load(response)
-    except urllib.error.HTTPError as unhealthy:
-        body = json.load(unhealthy)
+        body = json.loads(get(port, "/health")[1])
     except OSError as error:
         return str(error), {}
     failing = {name: check["message"] for name, check in body["checks"].items() if check["status"] != "healthy"}

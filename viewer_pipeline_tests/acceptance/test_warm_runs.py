@@ -181,27 +181,24 @@ def test_reload_brings_new_code(tmp_path: Path, database_url: str, redis_url: st
         code = package / "orchestration" / "flush_ops.py"
         text = code.read_text()
 
-        def messages(run_id: str) -> str:
-            return str(world.rows(f"SELECT event FROM dagster.event_logs WHERE run_id = '{run_id}'"))
-
         with failures.blocked_flush() as (run_id, pid):
             code.write_text(text.replace('"counters_read"', '"counters_read_by_new_code"'))
             runs.reload_code_location()
             assert is_alive(pid)
         assert runs.wait_for(run_id, *ENDED) == "SUCCESS"
-        assert "counters_read_by_new_code" not in messages(run_id)
+        assert "counters_read_by_new_code" not in runs.events(run_id)
         wait_until(lambda: not is_alive(before), 30, "the replaced fork server ends")
 
         run_id = runs.launch("flush_views")
         assert runs.wait_for(run_id, *ENDED) == "SUCCESS"
-        assert "counters_read_by_new_code" in messages(run_id)
+        assert "counters_read_by_new_code" in runs.events(run_id)
         assert failures.flush() != before
 
         code.write_text("import a_module_that_is_missing\n")
         runs.reload_code_location()
         run_id = runs.launch("flush_views")
         assert runs.wait_for(run_id, *ENDED) == "FAILURE"
-        assert "a_module_that_is_missing" in messages(run_id)
+        assert "a_module_that_is_missing" in runs.events(run_id)
         code.write_text(text)
         runs.reload_code_location()
         failures.flush()

@@ -7,8 +7,6 @@ import os
 import select
 import signal
 import sys
-import urllib.error
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pytest
 from viewer_pipeline_tests.faults.test_stop import LOCK
 from viewer_pipeline_tests.support.terminal import Terminal, shell, standard_files
 from viewer_pipeline_tests.support.waiting import ENOUGH, wait_until
+from viewer_pipeline_tests.support.worker_http import get
 from viewer_pipeline_tests.support.worker_process import READY, WorkerProcess, publish
 from viewer_pipeline_tests.support.world import World
 
@@ -29,11 +28,7 @@ def subscribes(world: World) -> bool:
 
 def stops(worker: WorkerProcess) -> bool:
     """Whether /health reports that it stops."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=ENOUGH) as response:
-            return b"is stopping" in response.read()
-    except urllib.error.HTTPError as error:
-        return b"is stopping" in error.read()
+    return "is stopping" in get(worker.port, "/health")[1]
 
 
 def test_closed_terminal_stops_in_order(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:

@@ -72,7 +72,8 @@ class Runs:
 
     def events(self, run_id: str) -> str:
         """Return its events, as they are stored."""
-        return str(self._world.rows(f"SELECT event FROM dagster.event_logs WHERE run_id = '{run_id}' ORDER BY id"))
+        rows = self._world.rows(f"SELECT event FROM dagster.event_logs WHERE run_id = '{run_id}' ORDER BY id")
+        return " ".join(event for (event,) in rows)
 
     def wait_for(self, run_id: str, *statuses: str) -> str:
         """Wait for one of these statuses, and return it. Prints the events of a run that failed."""
@@ -81,12 +82,12 @@ class Runs:
         )
         status = self.status(run_id)
         if status == "FAILURE":
-            print(*self._world.rows(f"SELECT event FROM dagster.event_logs WHERE run_id = '{run_id}' ORDER BY id"))  # noqa: T201 - pytest shows it
+            print(self.events(run_id))  # noqa: T201 - pytest shows it
         return status
 
     def flush(self) -> None:
         """Run a sweep to its end."""
-        assert self.wait_for(self.launch("flush_views"), "SUCCESS", "FAILURE", "CANCELED") == "SUCCESS"
+        assert self.wait_for(self.launch("flush_views"), *ENDED) == "SUCCESS"
 
     def active(self) -> int:
         """Return the number of runs that have not ended."""
